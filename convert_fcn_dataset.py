@@ -1,0 +1,355 @@
+"""Converts folders in the PASCAL VOC layout into fcn_train.record and fcn_val.record, the input of train.py.
+
+    python convert_fcn_dataset.py --data_dir VOCdevkit/VOC2012 --output_dir data
+
+The JPEG's own bytes go in unchanged; a mask becomes an 8-bit grey PNG of class indices in which void stays 255. The
+schema is in dataset.py. Layout and colour map of the masks: the PASCAL VOC development kit
+(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
+`--train_split trainaug --train_label_dir SegmentationClassAug`.
+"""
+import collections
+import concurrent.futures
+import contextlib
+import io
+import os
+import sys
+import warnings
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow.compat.v1 as tf
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+import utils
+from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES, make_example
+
+# Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
+PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+
+
+class BadFileError(Exception):
+    """A picture that cannot be used. Its message is `path: reason`, one line."""
+
+
+class Split(NamedTuple):
+    """One half of the data, as the flags name it."""
+    role: str  # 'train' or 'val', as in --train_split and fcn_train.record
+    list_path: str  # text file, one id a line
+    image_dir: str
+    label_dir: str
+
+    @property
+    def record_name(self):
+        return f'fcn_{self.role}.record'
+
+
+class Converted(NamedTuple):
+    """One pair: either its serialised example and pixel counts, or the problem that keeps it out."""
+    example: bytes = b''
+    pixels: np.ndarray | None = None  # int64 [256], by label value
+    problem: str = ''
+
+
+class Summary(NamedTuple):
+    """What became of one split."""
+    images: int
+    pixels: np.ndarray  # int64 [256], by label value
+    problems: list  # of str, `path: reason`
+
+
+# ------------------------------------------------------------------------------------------- flags and split files
+
+
+def parse_args(argv=None):
+    """The flags, from `argv` (list of str) or the command line."""
+    parser = utils.ArgumentParser('Converts a PASCAL VOC folder into fcn_train.record and fcn_val.record.')
+    parser.add_argument('--data_dir', default=os.path.join('VOCdevkit', 'VOC2012'),
+                        help='folder with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/')
+    parser.add_argument('--output_dir', default='data', help='folder for the two records; made if it is missing')
+    for role in ('train', 'val'):
+        parser.add_argument(f'--{role}_split', default=role,
+                            help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt')
+        parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
+                            help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
+    parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
+                        help='threads that read and check pictures; the records do not depend on it')
+    parser.add_argument('--skip_bad', action='store_true',
+                        help='leave out pairs that cannot be used, instead of stopping without records')
+    return parser.parse_args(argv)
+
+
+def find_splits(args):
+    """The train and the val split of the flags, as two `Split`s; UserError where a folder is missing."""
+    if not os.path.isdir(args.data_dir):
+        raise utils.UserError(f'--data_dir {args.data_dir} is not a folder: unpack VOC2012 there, or name the folder '
+                              'that holds JPEGImages')
+    image_dir = os.path.join(args.data_dir, 'JPEGImages')
+    if not os.path.isdir(image_dir):
+        raise utils.UserError(f'{image_dir} is not a folder: --data_dir must name the folder that holds JPEGImages')
+    splits = []
+    for role in ('train', 'val'):
+        label_dir = os.path.join(args.data_dir, getattr(args, f'{role}_label_dir'))
+        if not os.path.isdir(label_dir):
+            raise utils.UserError(f'{label_dir} is not a folder: name the one with the masks by --{role}_label_dir')
+        list_name = getattr(args, f'{role}_split') + '.txt'
+        list_path = os.path.join(args.data_dir, 'ImageSets', 'Segmentation', list_name)
+        splits.append(Split(role, list_path, image_dir, label_dir))
+    return splits
+
+
+def read_ids(split):
+    """The ids of a split's file in its order, list of str.
+
+    UserError if the file is missing, empty or no text, or holds an id twice or one that is no plain file name.
+    """
+    try:
+        with open(split.list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
+            ids = [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise utils.UserError(f'{split.list_path}: {error.strerror}: name another list by --{split.role}_split, or '
+                              'mend --data_dir') from error
+    except UnicodeDecodeError as error:
+        raise utils.UserError(f'{split.list_path} is not UTF-8 text: it must hold one image id a line') from error
+    if not ids:
+        raise utils.UserError(f'{split.list_path} is empty: it must hold one image id a line')
+    check_ids(split, ids)
+    return ids
+
+
+def check_ids(split, ids):
+    """UserError for the first id that could lead out of the data folder, or that the list holds twice."""
+    for image_id in ids:
+        if any(character in image_id for character in '/\\\0') or image_id in ('.', '..'):
+            raise utils.UserError(f'{split.list_path}: {image_id!r} is not an id: give the file name alone, without '
+                                  'folder and ending')
+    repeated = [image_id for image_id, times in collections.Counter(ids).items() if times > 1]
+    if repeated:
+        raise utils.UserError(f'{split.list_path} holds {repeated[0]} more than once: remove what is doubled '
+                              f'({len(repeated)} in all)')
+
+
+def check_disjoint(splits, ids_by_split):
+    """UserError if an image is in both splits: a score on images seen in training says nothing."""
+    train_ids, val_ids = ids_by_split
+    shared = sorted(set(train_ids) & set(val_ids))
+    if shared:
+        raise utils.UserError(f'{shared[0]} is in both {splits[0].list_path} and {splits[1].list_path}: remove it '
+                              f'from one ({len(shared)} in all)')
+
+
+# ------------------------------------------------------------------------------------------- one pair
+
+
+def read_picture(path, kind):
+    """Reads a file and decodes it to the last pixel.
+
+    Args:
+        path: str.
+        kind: 'JPEG' or 'PNG', the only format that is accepted.
+
+    Returns:
+        (bytes of the file, PIL image). BadFileError if it is missing, of another format, truncated or damaged.
+    """
+    try:
+        with open(path, 'rb') as file:
+            data = file.read()
+        Image.open(io.BytesIO(data), formats=[kind]).verify()  # the checksums of a PNG, which load() passes over
+        picture = Image.open(io.BytesIO(data), formats=[kind])
+        picture.load()
+    except UnidentifiedImageError as error:
+        raise BadFileError(f'{path}: is not a {kind} file, or its header is damaged') from error
+    except Exception as error:  # a decoder may raise nearly anything on damaged bytes, and a size that is a bomb
+        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+        raise BadFileError(f'{path}: {" ".join(reason.split())}') from error
+    return data, picture
+
+
+def read_label(path):
+    """Reads a mask: palette and grey values are class indices, colours go through the VOC colour map.
+
+    Returns:
+        uint8 [H, W], values 0..20 and 255. BadFileError for a file, a colour or a class that cannot be used.
+    """
+    data, picture = read_picture(path, 'PNG')
+    if picture.mode in ('RGB', 'RGBA'):
+        return decode_colours(np.asarray(picture)[:, :, :3], path)
+    if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
+        raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB')
+    labels = np.asarray(picture)
+    bit_depth = data[24]  # of the IHDR chunk, which the PNG standard puts first
+    if picture.mode == 'L' and bit_depth < 8:
+        labels = labels // (255 // (2 ** bit_depth - 1))  # Pillow stretches 2 and 4 bits of grey to 0..255
+    wrong = labels[(labels >= NUMBER_OF_CLASSES) & (labels != IGNORE_LABEL)]
+    if wrong.size:
+        raise BadFileError(f'{path}: class {wrong.min()} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}')
+    return labels.astype(np.uint8)
+
+
+def decode_colours(colours, path):
+    """Turns a mask in VOC colours into class indices.
+
+    Args:
+        colours: uint8 RGB [H, W, 3].
+        path: str, for the message.
+
+    Returns:
+        uint8 [H, W], 0..20, and 255 where the mask is (224, 224, 192). BadFileError names a colour outside the map.
+    """
+    values = [*range(NUMBER_OF_CLASSES), IGNORE_LABEL]
+    unmapped = NUMBER_OF_CLASSES  # a value that no pixel may keep
+    packed = pack_colours(colours)
+    labels = np.full(packed.shape, unmapped, np.uint8)
+    for value, colour in zip(values, pack_colours(utils.voc_palette()[values])):
+        labels[packed == colour] = value
+    unknown = packed[labels == unmapped]
+    if unknown.size:
+        colour = tuple(int(unknown[0]) >> shift & 255 for shift in (16, 8, 0))
+        raise BadFileError(f'{path}: colour {colour} is not in the VOC colour map')
+    return labels
+
+
+def pack_colours(colours):
+    """uint8 RGB [..., 3] to one int32 [...] a colour."""
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def convert_pair(split, image_id):
+    """One image and its mask as `Converted`; a pair that cannot be used becomes its `problem`, never an exception."""
+    image_path = os.path.join(split.image_dir, image_id + '.jpg')
+    label_path = os.path.join(split.label_dir, image_id + '.png')
+    try:
+        jpeg_bytes, image = read_picture(image_path, 'JPEG')
+        labels = read_label(label_path)
+    except BadFileError as error:
+        return Converted(problem=str(error))
+    height, width = labels.shape
+    if image.size != (width, height):
+        return Converted(problem=f'{label_path}: is {width} x {height} pixels, its image '
+                                 f'{image.width} x {image.height}')
+    _, label_png = cv2.imencode('.png', labels, PNG_OPTIONS)
+    example = make_example(image_id.encode(), jpeg_bytes, label_png.tobytes(), height, width)
+    # The features are a map, whose order protobuf leaves open unless asked: same input, same bytes.
+    return Converted(example.SerializeToString(deterministic=True), np.bincount(labels.ravel(), minlength=256))
+
+
+# ------------------------------------------------------------------------------------------- a whole split
+
+
+def map_in_order(function, items, num_workers):
+    """Yields function(item) in the order of the items, computed by threads a few items ahead.
+
+    Threads do, because Pillow and zlib let go of the interpreter while they work. No more than 3 * num_workers results
+    are held, so memory does not grow with the data set.
+    """
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+        ahead = collections.deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) == 3 * num_workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def convert_split(split, ids, record_path, num_workers):
+    """Writes the usable pairs of a split to a record, in the order of `ids`.
+
+    Returns:
+        `Summary`. UserError if the record cannot be written.
+    """
+    pixels, problems = np.zeros(256, np.int64), []
+    results = map_in_order(lambda image_id: convert_pair(split, image_id), ids, num_workers)
+    bar = tqdm(results, desc=split.record_name, total=len(ids), unit='image')
+    try:
+        with bar, tf.io.TFRecordWriter(record_path) as writer:
+            for result in bar:
+                if result.problem:
+                    problems.append(result.problem)
+                else:
+                    writer.write(result.example)
+                    pixels += result.pixels
+    except (tf.errors.OpError, OSError) as error:  # TensorFlow's errors of the file system are not OSErrors
+        raise utils.UserError(f'cannot write {split.record_name} ({error}): free space or name another '
+                              '--output_dir') from error
+    return Summary(len(ids) - len(problems), pixels, problems)
+
+
+@contextlib.contextmanager
+def partial_records(output_dir, names):
+    """Gives temporary paths in the output folder, renamed to `names` when the block ends, removed when it fails."""
+    finals = [os.path.join(output_dir, name) for name in names]
+    partials = [os.path.join(output_dir, 'partial-' + name) for name in names]
+    try:
+        yield partials
+        for partial, final in zip(partials, finals):
+            os.replace(partial, final)
+    except KeyboardInterrupt:
+        print('interrupted: no record was written', file=sys.stderr)
+        raise
+    finally:
+        for partial in partials:
+            if os.path.exists(partial):
+                os.remove(partial)
+
+
+def make_output_folder(output_dir, names):
+    """Makes the folder; UserError if that fails or a folder is in a record's place, before any work."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        raise utils.UserError(f'--output_dir {output_dir}: {error.strerror}: name a folder you can write to') from error
+    for name in names:
+        path = os.path.join(output_dir, name)
+        if os.path.isdir(path):
+            raise utils.UserError(f'{path} is a folder: move it away or name another --output_dir')
+
+
+def check_problems(splits, summaries, skip_bad):
+    """Lists what cannot be used on stderr; UserError unless it is to be skipped, or if a split has nothing left."""
+    problems = [problem for summary in summaries for problem in summary.problems]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    total = sum(summary.images + len(summary.problems) for summary in summaries)
+    if problems and not skip_bad:
+        raise utils.UserError(f'{len(problems)} of {total} images cannot be used: mend them or pass --skip_bad')
+    for split, summary in zip(splits, summaries):
+        if not summary.images:
+            raise utils.UserError(f'{split.list_path}: not one of its images can be used: mend them as listed above')
+    if problems:
+        print(f'{len(problems)} of {total} images left out', file=sys.stderr)
+
+
+def format_table(splits, summaries):
+    """Images, pixels a class and share of all pixels, a pair of columns for each split; str of many lines."""
+    lines = [' ' * 12 + ''.join(f'{split.record_name:>26}' for split in splits),
+             f'{"images":12}' + ''.join(f'{summary.images:>26,}' for summary in summaries)]
+    rows = [*enumerate(CLASS_NAMES), (IGNORE_LABEL, 'void')]
+    for value, name in rows:
+        cells = (f'{summary.pixels[value]:>17,}{summary.pixels[value] / summary.pixels.sum():>9.2%}'
+                 for summary in summaries)
+        lines.append(f'{name:12}' + ''.join(cells))
+    return '\n'.join(lines)
+
+
+def main(argv=None):
+    """Converts both splits; the records take their final names only when both are complete."""
+    args = parse_args(argv)
+    # Pillow warns of very large pictures and odd EXIF, without the file's name; neither keeps an image out.
+    warnings.filterwarnings('ignore', module='PIL')
+    splits = find_splits(args)
+    ids_by_split = [read_ids(split) for split in splits]
+    check_disjoint(splits, ids_by_split)
+    names = [split.record_name for split in splits]
+    make_output_folder(args.output_dir, names)
+    with partial_records(args.output_dir, names) as paths:
+        summaries = [convert_split(split, ids, path, args.num_workers)
+                     for split, ids, path in zip(splits, ids_by_split, paths)]
+        check_problems(splits, summaries, args.skip_bad)
+    print(format_table(splits, summaries))
+
+
+if __name__ == '__main__':
+    utils.run_program(main)

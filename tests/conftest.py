@@ -1,0 +1,64 @@
+"""Small records for the tests: each image is painted from its own label, so that a test can tell whether they match."""
+import io
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import dataset
+import train
+
+SIZES = ((70, 50), (64, 64), (40, 90), (33, 47), (100, 60))  # height, width
+
+
+def draw_pair(height, width, number):
+    """A label of 16-pixel blocks in classes 0..20 and 255, and a grey image of brightness 12 * class (void: 255)."""
+    blocks = np.random.RandomState(number).choice([*range(21), 255], size=(height // 16 + 1, width // 16 + 1))
+    label = np.kron(blocks, np.ones((16, 16), int))[:height, :width].astype(np.uint8)
+    brightness = np.where(label == 255, 255, label.astype(int) * 12).astype(np.uint8)
+    return np.repeat(brightness[:, :, np.newaxis], 3, axis=2), label
+
+
+def encode(pixels, **options):
+    """Bytes of an image file; options are Pillow's."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **options)
+    return file.getvalue()
+
+
+def write_record(path, pairs):
+    """Writes (image, label) pairs as the examples 'image0', 'image1', ... of a record; returns the path as str."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, (image, label) in enumerate(pairs):
+            example = dataset.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
+                                           encode(label, format='PNG'), *label.shape)
+            writer.write(example.SerializeToString())
+    return str(path)
+
+
+@pytest.fixture(scope='session')
+def pairs():
+    return [draw_pair(height, width, number) for number, (height, width) in enumerate(SIZES)]
+
+
+@pytest.fixture(scope='session')
+def record(tmp_path_factory, pairs):
+    return write_record(tmp_path_factory.mktemp('records') / 'small.record', pairs)
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, record):
+    """The run folder of a narrow network after 3 steps; tests must not write to it."""
+    folder = tmp_path_factory.mktemp('runs') / 'trained'
+    train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(folder), '--fc_channels', '8',
+                '--batch_size', '2', '--crop_size', '32', '--max_steps', '3', '--val_steps', '2', '--log_steps', '2',
+                '--save_steps', '2', '--summary_steps', '3'])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_graph():
+    """Each test builds into a graph of its own."""
+    with tf.Graph().as_default():
+        yield

@@ -1,0 +1,121 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import utils
+
+
+def test_bilinear_kernel_of_factor_2_is_the_outer_product_of_1_3_3_1():
+    weights = utils.bilinear_upsample_weights(2, 3)
+    assert weights.shape == (4, 4, 3, 3) and weights.dtype == np.float32
+    by_hand = np.array([[1, 3, 3, 1], [3, 9, 9, 3], [3, 9, 9, 3], [1, 3, 3, 1]]) / 16
+    for i in range(3):
+        for j in range(3):
+            np.testing.assert_allclose(weights[:, :, i, j], by_hand if i == j else 0)
+
+
+def test_bilinear_kernel_of_factor_3_has_odd_size():
+    np.testing.assert_allclose(utils.bilinear_upsample_weights(3, 1)[2, :, 0, 0], np.array([1, 2, 3, 2, 1]) / 3)
+
+
+def test_bilinear_kernel_of_factor_8():
+    weights = utils.bilinear_upsample_weights(8, 21)
+    assert weights.shape == (16, 16, 21, 21)
+    np.testing.assert_allclose(weights[0, 0, 5, 5], (1 / 16) ** 2)  # the corner lies 7.5 of 8 pixels off the centre
+    np.testing.assert_allclose(weights.sum(axis=(0, 1)), 64 * np.eye(21))
+
+
+def test_voc_palette_is_the_published_one():
+    published = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 5: (128, 0, 128),
+                 6: (0, 128, 128), 7: (128, 128, 128), 8: (64, 0, 0), 9: (192, 0, 0), 10: (64, 128, 0),
+                 11: (192, 128, 0), 12: (64, 0, 128), 13: (192, 0, 128), 14: (64, 128, 128), 15: (192, 128, 128),
+                 16: (0, 64, 0), 17: (128, 64, 0), 18: (0, 192, 0), 19: (128, 192, 0), 20: (0, 64, 128),
+                 255: (224, 224, 192)}
+    palette = utils.voc_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    for index, colour in published.items():
+        assert tuple(palette[index]) == colour
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+LABELS = np.array([[0, 0, 1], [1, 2, 2], [255, 255, 2]], np.uint8)
+PREDICTIONS = np.array([[0, 1, 1], [1, 2, 0], [0, 2, 2]], np.uint8)
+
+
+def test_scores_of_a_3x3_example():
+    confusion = utils.confusion_matrix(LABELS, PREDICTIONS, 4)
+    np.testing.assert_array_equal(confusion, [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(utils.iou_per_class(confusion), [1 / 3, 2 / 3, 2 / 3, np.nan])
+    assert utils.mean_iou(confusion) == pytest.approx(5 / 9)  # class 3 occurs nowhere: not in the mean
+    assert utils.pixel_accuracy(confusion) == pytest.approx(5 / 7)  # two of the nine pixels are void
+
+
+def test_scores_of_nothing_are_nan():
+    confusion = utils.confusion_matrix(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), 3)
+    assert confusion.sum() == 0
+    assert np.isnan(utils.mean_iou(confusion)) and np.isnan(utils.pixel_accuracy(confusion))
+
+
+def test_overlay_blends_objects_and_leaves_background():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    blended = utils.overlay(image, np.array([[0, 1]], np.uint8), opacity=0.5)
+    np.testing.assert_array_equal(blended, [[[100, 100, 100], [114, 50, 50]]])  # (100 + (128, 0, 0)) / 2
+
+
+def test_save_labels_is_lossless_and_in_voc_colours(tmp_path):
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    utils.save_labels(str(tmp_path / 'labels.png'), labels)
+    picture = Image.open(tmp_path / 'labels.png')
+    assert picture.mode == 'P' and picture.getpalette()[3 * 15:3 * 16] == [192, 128, 128]
+    np.testing.assert_array_equal(np.array(picture), labels)
+    assert os.listdir(tmp_path) == ['labels.png']
+
+
+def test_save_image_that_fails_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / 'picture.jpg'
+    utils.save_image(str(path), np.zeros((4, 4, 3), np.uint8))
+    before = path.read_bytes()
+
+    def write_half(self, name, **options):
+        with open(name, 'wb') as file:
+            file.write(b'half')
+        raise OSError(28, 'No space left on device', name)
+
+    monkeypatch.setattr(Image.Image, 'save', write_half)
+    with pytest.raises(OSError, match='No space left'):
+        utils.save_image(str(path), np.ones((4, 4, 3), np.uint8))
+    assert os.listdir(tmp_path) == ['picture.jpg'] and path.read_bytes() == before
+
+
+@pytest.mark.parametrize('argv, expected', [
+    (['--step', '3'], 'unrecognized arguments: --step 3'),  # not taken as an abbreviation of --steps
+    (['--steps', '0'], 'argument --steps: 0 is not a number from 1 up'),
+    (['--rate', 'nan'], 'argument --rate: nan is not a number from 0 up'),
+    (['--rate', 'fast'], "argument --rate: invalid non_negative_float value: 'fast'"),
+])
+def test_bad_flags_are_one_line(argv, expected, capsys):
+    parser = utils.ArgumentParser('A program.')
+    parser.add_argument('--steps', type=utils.positive_int, default=1)
+    parser.add_argument('--rate', type=utils.non_negative_float, default=1.0)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(argv)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and expected in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('body, code, line', [
+    ('return None', 0, ''),
+    ('return 3', 3, ''),
+    ('raise utils.UserError("a.png: no such file")', 1, '-c: error: a.png: no such file\n'),
+    ('open("/no/such/file")', 1, "-c: error: [Errno 2] No such file or directory: '/no/such/file'\n"),
+    ('raise KeyboardInterrupt', 130, ''),
+])
+def test_run_program_ends_with_one_line_and_a_code(body, code, line):
+    program = f'import utils\ndef main():\n    {body}\nutils.run_program(main)'
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
+                          cwd=os.path.dirname(utils.__file__))
+    assert (done.returncode, done.stderr) == (code, line)

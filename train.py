@@ -1,0 +1,507 @@
+"""FCN-8s for semantic segmentation: the network, its loss, the training program, and its validation pictures.
+
+    python train.py --checkpoint_path vgg_16.ckpt --output_dir results
+
+Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
+"""
+import collections
+import csv
+import json
+import math
+import os
+import re
+import time
+import warnings
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tf_slim as slim
+
+import crf
+import dataset
+import utils
+import vgg
+from utils import UserError, bilinear_upsample_weights
+
+# ------------------------------------------------------------------------------------------- FCN-8s, in eight steps
+
+
+def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSES, fc_channels=4096, weight_decay=0.0):
+    """Scores every pixel for every class. Built again in the same graph, it shares the same variables.
+
+    Args:
+        images: uint8 or float32 [B, H, W, 3], raw RGB 0..255, of any height and width.
+        is_training: bool or scalar bool tensor: dropout on fc6 and fc7.
+        number_of_classes: int, C.
+        fc_channels: int, width of fc6 and fc7; the published VGG16 weights have 4096.
+        weight_decay: float, see vgg.vgg_arg_scope.
+
+    Returns:
+        float32 [B, H, W, C], logits.
+    """
+    images.shape.assert_has_rank(4)
+    # Step 1: what is left to upsample after the two skips, and the classes (VOC: 20 and the background).
+    upsample_factor = 8
+
+    # The five poolings halve exactly only multiples of 32: fill up with the mean colour, which is 0 to the network.
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    inputs = tf.pad(tf.cast(images, tf.float32) - vgg.RGB_MEAN, [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]])
+
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        # Step 2: VGG16 with its fully connected layers as convolutions; SAME padding keeps their output at 1/32.
+        with slim.arg_scope(vgg.vgg_arg_scope(weight_decay)):
+            logits, end_points = vgg.vgg_16(inputs, num_classes=number_of_classes, is_training=is_training,
+                                            spatial_squeeze=False, fc_conv_padding='SAME', fc_channels=fc_channels)
+
+        # Step 3: the size of the output, which is the input's.
+        upsampled_logits_shape = tf.concat([tf.shape(inputs)[:3], [number_of_classes]], axis=0)
+
+        with tf.variable_scope('vgg_16/fc8'):
+            # Step 4: scores from pool4 (1/16) and pool3 (1/8). They start at zero, so that training starts from the
+            # coarse prediction alone and takes from the finer layers what helps.
+            score_pool4 = slim.conv2d(end_points['vgg_16/pool4'], number_of_classes, [1, 1], activation_fn=None,
+                                      weights_initializer=tf.zeros_initializer(), scope='conv_pool4')
+            score_pool3 = slim.conv2d(end_points['vgg_16/pool3'], number_of_classes, [1, 1], activation_fn=None,
+                                      weights_initializer=tf.zeros_initializer(), scope='conv_pool3')
+
+            # Step 5: x2, from 1/32 to 1/16, by a transposed convolution that starts as bilinear interpolation.
+            upscore2 = upsample(logits, 2, tf.shape(score_pool4), scope='t_conv_x2_1')
+            fuse_pool4 = upscore2 + score_pool4
+
+            # Step 6: x2 again, to 1/8.
+            upscore_pool4 = upsample(fuse_pool4, 2, tf.shape(score_pool3), scope='t_conv_x2_2')
+            fuse_pool3 = upscore_pool4 + score_pool3
+
+            # Step 7: x8, to the size of the (filled up) image; then cut back to the image's own.
+            upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, scope='t_conv_x8')
+    return upscore8[:, :height, :width, :]
+
+
+def upsample(scores, factor, output_shape, scope):
+    """Transposed convolution of stride `factor`, float32 [B, h, w, C] -> output_shape [B, h * factor, w * factor, C].
+
+    The kernel is a variable that starts as bilinear interpolation.
+    """
+    kernel = tf.get_variable(scope, initializer=bilinear_upsample_weights(factor, int(scores.shape[-1])))
+    return tf.nn.conv2d_transpose(scores, kernel, output_shape, strides=[1, factor, factor, 1], padding='SAME')
+
+
+def segmentation_loss(logits, labels):
+    """Step 8: softmax cross-entropy per pixel; void pixels are in no sum.
+
+    Args:
+        logits: float32 [B, H, W, C].
+        labels: int32 [B, H, W], class index, or 255 for void.
+
+    Returns:
+        loss: float32 scalar, what is minimised: summed over each row, then the mean over rows and batch.
+        loss_per_pixel: float32 scalar, the mean over the pixels that count; ln C for a network that knows nothing.
+    """
+    valid = tf.not_equal(labels, dataset.IGNORE_LABEL)
+    cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        logits=logits, labels=tf.where(valid, labels, tf.zeros_like(labels)))
+    cross_entropies = tf.where(valid, cross_entropies, tf.zeros_like(cross_entropies))
+    loss = tf.reduce_mean(tf.reduce_sum(cross_entropies, axis=-1))
+    number_of_valid = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1)
+    return loss, tf.reduce_sum(cross_entropies) / number_of_valid
+
+
+# ------------------------------------------------------------------------------------------- the graph
+
+TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel global_step histograms')
+Predictor = collections.namedtuple('Predictor', 'image probabilities')
+
+
+def build_training(args, num_examples, start_step):
+    """Input pipeline, network, loss and Adam in the default graph. Returns TrainingOps."""
+    batches = dataset.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
+                                       pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
+    images, labels = tf.data.make_one_shot_iterator(batches).get_next()
+    logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay)
+    loss, loss_per_pixel = segmentation_loss(logits, labels)
+
+    global_step = tf.train.get_or_create_global_step()
+    optimizer = tf.train.AdamOptimizer(args.learning_rate)
+    gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
+    train_op = optimizer.apply_gradients(gradients, global_step)
+    histograms = tf.summary.merge([tf.summary.histogram(f'{variable.op.name}/gradient', gradient)
+                                   for gradient, variable in gradients])
+    return TrainingOps(train_op, loss, loss_per_pixel, global_step, histograms)
+
+
+def build_predictor(fc_channels):
+    """Network for one image at a time, with the variables of the default graph.
+
+    Returns:
+        Predictor: `image`, placeholder uint8 [1, H, W, 3] RGB, and `probabilities`, float32 [1, H, W, C].
+    """
+    image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
+    return Predictor(image, tf.nn.softmax(fcn_8s(image, fc_channels=fc_channels), name='probabilities'))
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+
+
+def find_checkpoint(path):
+    """The checkpoint that `path` names: itself, or the newest in it if it is a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    checkpoint = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
+    if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
+        raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
+    return checkpoint
+
+
+def read_shapes(checkpoint):
+    """Names and shapes of a checkpoint's variables, dict of str to list of int.
+
+    Raises:
+        UserError: the file is no TensorFlow checkpoint, or damaged.
+    """
+    try:
+        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError, RuntimeError):
+        raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
+
+
+def restore(session, checkpoint, variables):
+    """Sets `variables` from the checkpoint, by name.
+
+    Raises:
+        UserError: a variable is missing or has another shape, or the file is damaged; the first is named.
+    """
+    shapes = read_shapes(checkpoint)
+    for variable in variables:
+        name, wanted = variable.op.name, variable.shape.as_list()
+        if name not in shapes:
+            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
+        if shapes[name] != wanted:
+            raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
+                            ' (is --fc_channels the same?)')
+    try:
+        tf.train.Saver(variables).restore(session, checkpoint)
+    except (tf.errors.OpError, ValueError):
+        raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
+
+
+def restore_vgg(session, checkpoint):
+    """Sets VGG16 up to fc7 from a slim checkpoint; fc8 and all that is new keep their start.
+
+    Files without fc6 and fc7 (a trunk, such as Keras's "notop") leave these two at their random start, said aloud.
+    """
+    variables = [v for v in tf.trainable_variables('vgg_16/') if not v.op.name.startswith('vgg_16/fc8/')]
+    fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
+    if not any(v.op.name in read_shapes(checkpoint) for v in fully_connected):
+        print(f'{checkpoint} holds the convolutions only: fc6 and fc7 start at random (He)')
+        variables = [v for v in variables if v not in fully_connected]
+    restore(session, checkpoint, variables)
+    print(f'VGG16 restored from {checkpoint}: {len(variables)} variables')
+
+
+def load_predictor(session, checkpoint):
+    """Builds the network for prediction as wide as the checkpoint's, in the default graph, and sets its variables.
+
+    Returns:
+        Predictor.
+
+    Raises:
+        UserError: the checkpoint is damaged, or not of this network.
+    """
+    shapes = read_shapes(checkpoint)
+    if 'vgg_16/fc6/weights' not in shapes:
+        raise UserError(f'{checkpoint}: variable vgg_16/fc6/weights is missing; take a checkpoint of train.py')
+    predictor = build_predictor(fc_channels=shapes['vgg_16/fc6/weights'][-1])
+    restore(session, checkpoint, tf.trainable_variables())
+    return predictor
+
+
+def save(session, saver, train_dir, step):
+    """Writes TRAIN_DIR/model.ckpt-STEP: weights, Adam's moments, step.
+
+    Raises:
+        UserError: it cannot be written, for lack of space, say; earlier checkpoints are intact.
+    """
+    path = os.path.join(train_dir, 'model.ckpt')
+    try:
+        saver.save(session, path, step, write_meta_graph=False)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f'{path}-{step}: cannot be written ({str(error).splitlines()[0]}); '
+                        'free some space and start again: training resumes at the checkpoint before') from None
+
+
+def initialise(session, resume_from, vgg_checkpoint):
+    """Sets all variables: from the run's own checkpoint, else VGG16 from its checkpoint, else all at random."""
+    session.run(tf.global_variables_initializer())
+    if resume_from:
+        restore(session, resume_from, tf.global_variables())
+        print(f'resumed from {resume_from}')
+    elif vgg_checkpoint:
+        restore_vgg(session, vgg_checkpoint)
+    else:
+        print('no --checkpoint_path: all of VGG16 starts at random (He); expect to need far more steps')
+
+
+# ------------------------------------------------------------------------------------------- validation pictures
+
+
+def write_validation(folder, step, image, label, probabilities):
+    """Writes the pictures of one validation image at its true size.
+
+    `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
+    prediction); the three label maps also as indexed PNG.
+
+    Args:
+        folder: str. step: int.
+        image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
+
+    Returns:
+        paths: dict of NAME to the JPEG's path.
+        scores: (mean IoU of this image as predicted, after the CRF).
+    """
+    maps = {'annotation': label,
+            'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
+            'prediction_crfed': crf.refine(image, probabilities)}
+    pictures = {'img': image,
+                **{name: utils.colourise(labels) for name, labels in maps.items()},
+                'overlay': utils.overlay(image, maps['prediction_crfed'])}
+
+    stem = os.path.join(folder, f'val_{step}_')
+    paths = {name: f'{stem}{name}.jpg' for name in pictures}
+    for name, pixels in pictures.items():
+        utils.save_image(paths[name], pixels)
+    for name, labels in maps.items():
+        utils.save_labels(f'{stem}{name}.png', labels)
+    scores = [utils.mean_iou(utils.confusion_matrix(label, maps[name], probabilities.shape[-1]))
+              for name in ('prediction', 'prediction_crfed')]
+    return paths, scores
+
+
+def validate(session, predictor, example, eval_dir, step, writer):
+    """Predicts one validation example (see dataset.whole_images), writes its pictures, and logs it."""
+    probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+    paths, (plain, refined) = write_validation(eval_dir, step, example['image'], example['label'], probabilities)
+    found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
+    print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
+          f'predicted {", ".join(found)} -> {os.path.join(eval_dir, f"val_{step}_*")}', flush=True)
+
+    height, width, _ = example['image'].shape
+    for name, path in paths.items():
+        with open(path, 'rb') as file:
+            picture = tf.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read())
+        writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=f'validation/{name}', image=picture)]), step)
+
+
+# ------------------------------------------------------------------------------------------- the training log
+
+
+class TrainingLog:
+    """Averages over the steps since its last line; writes the terminal's line, OUT/train/log.csv and TensorBoard."""
+
+    COLUMNS = ('step', 'loss', 'loss_per_pixel', 'images_per_second', 'learning_rate')
+
+    def __init__(self, args, writer, start_step):
+        self.args, self.writer, self.start_step = args, writer, start_step
+        self.path = os.path.join(args.output_dir, 'train', 'log.csv')
+        self.started = time.perf_counter()
+        self.keep_rows_up_to(start_step)
+        self.clear()
+
+    def keep_rows_up_to(self, step):
+        """A run that resumes goes through the steps after its checkpoint again: their old rows go."""
+        rows = []
+        if os.path.exists(self.path):
+            with open(self.path, newline='') as file:
+                rows = [row for row in csv.DictReader(file) if int(row['step']) <= step]
+        with open(self.path, 'w', newline='') as file:
+            table = csv.DictWriter(file, self.COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+
+    def clear(self):
+        self.losses, self.losses_per_pixel, self.seconds = [], [], 0.0
+
+    def add(self, loss, loss_per_pixel, seconds):
+        """Takes in one step and the time that it alone took."""
+        self.losses.append(loss)
+        self.losses_per_pixel.append(loss_per_pixel)
+        self.seconds += seconds
+
+    def write(self, step):
+        """One line for the steps since the last one."""
+        values = (step, np.mean(self.losses), np.mean(self.losses_per_pixel),
+                  len(self.losses) * self.args.batch_size / self.seconds, self.args.learning_rate)
+        steps_done = step - self.start_step
+        left = (time.perf_counter() - self.started) / steps_done * (self.args.max_steps - step)
+        print('step {:5d}/{}  loss {:8.2f}  per pixel {:.4f}  {:.2f} images/s  {} left'.format(
+            step, self.args.max_steps, *values[1:4], format_seconds(left)), flush=True)
+
+        with open(self.path, 'a', newline='') as file:
+            csv.writer(file).writerow([step, *(f'{value:.6g}' for value in values[1:])])
+        self.writer.add_summary(tf.Summary(value=[
+            tf.Summary.Value(tag=tag, simple_value=value) for tag, value in zip(self.COLUMNS[1:], values[1:])]), step)
+        self.clear()
+
+
+def format_seconds(seconds):
+    """3725.4 -> '1:02:05'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
+
+
+# ------------------------------------------------------------------------------------------- the program
+
+
+def train(args):
+    """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings."""
+    train_dir, eval_dir = make_run_folder(args)
+    num_examples = dataset.count_examples(args.dataset_train)
+    num_val_examples = dataset.count_examples(args.dataset_val)
+    resume_from, start_step = find_resume(train_dir)
+    if start_step >= args.max_steps:
+        print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
+        return
+    save_settings(args, train_dir)
+
+    with tf.Graph().as_default():
+        tf.set_random_seed(args.seed)
+        ops = build_training(args, num_examples, start_step)
+        predictor = build_predictor(args.fc_channels)
+        # The validation image of a step depends on the step alone, so that a resumed run goes on in the row.
+        val_examples = dataset.whole_images(args.dataset_val).repeat().skip(
+            start_step // (args.val_steps or 1) % num_val_examples)
+        next_val_example = tf.data.make_one_shot_iterator(val_examples).get_next()
+        saver = tf.train.Saver(max_to_keep=3)
+        writer = tf.summary.FileWriter(train_dir, tf.get_default_graph())
+
+        with tf.Session(config=session_config()) as session:
+            initialise(session, resume_from, args.checkpoint_path)
+            log = TrainingLog(args, writer, start_step)
+            for step in range(start_step + 1, args.max_steps + 1):
+                histogram_writer = writer if due(step, args.summary_steps) else None
+                log.add(*run_step(session, ops, args.dataset_train, histogram_writer, step))
+                if step == start_step + 1 or due(step, args.log_steps) or step == args.max_steps:
+                    log.write(step)
+                if due(step, args.val_steps):
+                    example = run_input(session, next_val_example, args.dataset_val)
+                    validate(session, predictor, example, eval_dir, step, writer)
+                if due(step, args.save_steps) or step == args.max_steps:
+                    save(session, saver, train_dir, step)
+                    writer.flush()
+        writer.close()
+    print(f'done: checkpoints and TensorBoard events in {train_dir}, validation pictures in {eval_dir}')
+
+
+def due(step, every):
+    """Whether something that happens every so many steps (0: never) happens at this step."""
+    return every > 0 and step % every == 0
+
+
+def run_step(session, ops, record, histogram_writer, step):
+    """Runs one training step; with a writer, the gradients' histograms come out of the same pass.
+
+    Returns:
+        loss, loss_per_pixel: floats, of this step's batch before its update.
+        seconds: float.
+
+    Raises:
+        UserError: the loss is not finite, an example cannot be decoded, or memory ran out.
+    """
+    started = time.perf_counter()
+    fetches = [ops.loss, ops.loss_per_pixel, ops.train_op] + ([ops.histograms] if histogram_writer else [])
+    try:
+        loss, loss_per_pixel, _, *histograms = run_input(session, fetches, record)
+    except tf.errors.ResourceExhaustedError:
+        raise UserError('out of memory: lower --batch_size or --crop_size') from None
+    seconds = time.perf_counter() - started
+    if not math.isfinite(loss):
+        raise UserError(f'loss is {loss} at step {step}: lower --learning_rate and start from the last checkpoint')
+    for summary in histograms:
+        histogram_writer.add_summary(summary, step)
+    return loss, loss_per_pixel, seconds
+
+
+def make_run_folder(args):
+    """Creates OUT/train and OUT/eval and returns their paths."""
+    folders = [os.path.join(args.output_dir, name) for name in ('train', 'eval')]
+    for folder in folders:
+        os.makedirs(folder, exist_ok=True)
+    return folders
+
+
+def find_resume(train_dir):
+    """The newest checkpoint of a run and its step, or (None, 0)."""
+    checkpoint = tf.train.latest_checkpoint(train_dir)
+    return checkpoint, int(re.search(r'-(\d+)$', checkpoint).group(1)) if checkpoint else 0
+
+
+def run_input(session, fetches, record):
+    """session.run of something that reads from a record.
+
+    Raises:
+        UserError: the record cannot be read or decoded.
+    """
+    try:
+        return session.run(fetches)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        raise UserError(f'{record}: cannot be read or decoded ({error.message.splitlines()[0]}); '
+                        'write it again with convert_fcn_dataset.py') from None
+
+
+def save_settings(args, train_dir):
+    """Writes every flag's value beside the checkpoints, as settings.json."""
+    with open(os.path.join(train_dir, 'settings.json'), 'w') as file:
+        json.dump(vars(args), file, indent=2)
+        file.write('\n')
+
+
+def session_config():
+    """Takes GPU memory as needed rather than all at once; which devices are used stays the user's choice."""
+    return tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+def parse_args(argv=None):
+    """The program's flags; see --help."""
+    parser = utils.ArgumentParser('Trains FCN-8s on the records of convert_fcn_dataset.py. A second call with the same '
+                                  '--output_dir goes on where the first one ended.')
+    parser.add_argument('--checkpoint_path', help='slim checkpoint of VGG16 to start from; without it, a random start')
+    parser.add_argument('--output_dir', default='results', help='run folder: checkpoints in train/, pictures in eval/')
+    parser.add_argument('--dataset_train', default='data/fcn_train.record', help='record to train on')
+    parser.add_argument('--dataset_val', default='data/fcn_val.record', help='record of the validation pictures')
+    parser.add_argument('--batch_size', type=utils.positive_int, default=16, help='crops a step')
+    parser.add_argument('--max_steps', type=utils.positive_int, default=1500,
+                        help='steps in all, resumed ones included')
+    parser.add_argument('--learning_rate', type=utils.non_negative_float, default=1e-4, help="Adam's")
+    parser.add_argument('--crop_size', type=utils.positive_int, default=224,
+                        help='side of the training crops in pixels')
+    parser.add_argument('--fc_channels', type=utils.positive_int, default=4096,
+                        help='width of fc6 and fc7; 4096 is what published weights have')
+    parser.add_argument('--weight_decay', type=utils.non_negative_float, default=0.0, help='L2 on the kernels')
+    parser.add_argument('--log_steps', type=utils.positive_int, default=10, help='steps between log lines')
+    parser.add_argument('--save_steps', type=utils.positive_int, default=100, help='steps between checkpoints')
+    parser.add_argument('--val_steps', type=utils.non_negative_int, default=200,
+                        help='steps between validation pictures; 0: none')
+    parser.add_argument('--summary_steps', type=utils.non_negative_int, default=100,
+                        help='steps between gradient histograms for TensorBoard; 0: none')
+    parser.add_argument('--seed', type=utils.non_negative_int, default=0,
+                        help='of the order of examples, the crops, and the random starts')
+    return parser.parse_args(argv)
+
+
+def quiet_tensorflow():
+    """Keeps notices of deprecation off the terminal: this suite is TF1-style on purpose."""
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')  # raised by slim.dropout
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    quiet_tensorflow()
+    if args.checkpoint_path:
+        args.checkpoint_path = find_checkpoint(args.checkpoint_path)
+    train(args)
+
+
+if __name__ == '__main__':
+    utils.run_program(main)

@@ -1,0 +1,89 @@
+"""VGG16 as a fully convolutional network, with the variable names and shapes of tf-slim's published vgg_16.ckpt.
+
+    with slim.arg_scope(vgg.vgg_arg_scope()):
+        net, end_points = vgg.vgg_16(images - vgg.RGB_MEAN, num_classes=21, spatial_squeeze=False,
+                                     fc_conv_padding='SAME')
+
+tf-slim's own `nets.vgg.vgg_16` of release 1.1.0 has no `fc_conv_padding`, without which a semantic segmentation network
+loses its border; hence this file.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", configuration D.
+"""
+import tensorflow.compat.v1 as tf
+import tf_slim as slim
+
+RGB_MEAN = (123.68, 116.78, 103.94)  # mean of ImageNet's training pixels, which the published weights expect removed
+
+# Convolution layers of 3x3 and their channels; a 2x2 max pooling follows each block.
+BLOCKS = (('conv1', 2, 64), ('conv2', 2, 128), ('conv3', 3, 256), ('conv4', 3, 512), ('conv5', 3, 512))
+
+
+def vgg_arg_scope(weight_decay=0.0):
+    """Defaults of all layers: ReLU, He's initialisation, zero biases, SAME padding, L2 on weights if asked for.
+
+    Args:
+        weight_decay: float; above 0, weight_decay / 2 * |w|^2 of each kernel joins the graph's regularization losses.
+
+    Returns:
+        An arg_scope for `slim.arg_scope`.
+    """
+    regularizer = slim.l2_regularizer(weight_decay) if weight_decay > 0 else None
+    with slim.arg_scope([slim.conv2d],
+                        activation_fn=tf.nn.relu,
+                        padding='SAME',
+                        weights_initializer=tf.variance_scaling_initializer(scale=2.0),  # He et al. 2015
+                        weights_regularizer=regularizer,
+                        biases_initializer=tf.zeros_initializer()) as arg_scope:
+        return arg_scope
+
+
+def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, spatial_squeeze=True,
+           scope='vgg_16', fc_conv_padding='VALID', fc_channels=4096):
+    """Builds VGG16 with its three fully connected layers as convolutions of 7x7, 1x1 and 1x1.
+
+    Args:
+        inputs: float32 [B, H, W, 3], RGB with RGB_MEAN subtracted.
+        num_classes: int, channels of fc8; None or 0 ends the network with fc7.
+        is_training: bool or scalar bool tensor; dropout acts only while it is true.
+        dropout_keep_prob: float, share of fc6's and fc7's activations that dropout keeps.
+        spatial_squeeze: bool; true drops the 1x1 space of classification, leaving [B, num_classes].
+        scope: str, variable scope.
+        fc_conv_padding: 'VALID' for classification of 224x224; 'SAME' keeps fc6 at H/32 x W/32, for any size.
+        fc_channels: int, channels of fc6 and fc7; the published weights have 4096.
+
+    Returns:
+        net: fc8's float32 output, [B, H/32, W/32, num_classes] before squeezing under SAME padding.
+        end_points: dict of every layer's output under 'vgg_16/conv1/conv1_1' ... 'vgg_16/fc8'; the keys do not
+            change with `scope`, with scopes around it, or with how often the network is built.
+    """
+    inputs.shape.assert_has_rank(4)
+    end_points = {}
+
+    def keep(net, layer):
+        end_points[f'vgg_16/{layer}'] = net
+        return net
+
+    with tf.variable_scope(scope, 'vgg_16', [inputs]):
+        net = inputs
+        for number, (block, repeats, channels) in enumerate(BLOCKS, start=1):
+            with tf.variable_scope(block):
+                for repeat in range(1, repeats + 1):
+                    layer = f'{block}_{repeat}'
+                    net = keep(slim.conv2d(net, channels, [3, 3], scope=layer), f'{block}/{layer}')
+            net = keep(slim.max_pool2d(net, [2, 2], scope=f'pool{number}'), f'pool{number}')
+
+        net = keep(slim.conv2d(net, fc_channels, [7, 7], padding=fc_conv_padding, scope='fc6'), 'fc6')
+        net = slim.dropout(net, dropout_keep_prob, is_training=is_training, scope='dropout6')
+        net = keep(slim.conv2d(net, fc_channels, [1, 1], scope='fc7'), 'fc7')
+        if num_classes:
+            net = slim.dropout(net, dropout_keep_prob, is_training=is_training, scope='dropout7')
+            # Scores start at zero, as in the FCN paper: all classes equally likely, a loss of ln(num_classes).
+            net = slim.conv2d(net, num_classes, [1, 1], activation_fn=None,
+                              weights_initializer=tf.zeros_initializer(), scope='fc8')
+            if spatial_squeeze:
+                net = tf.squeeze(net, [1, 2], name='fc8/squeezed')
+            keep(net, 'fc8')
+    return net, end_points
+
+
+vgg_16.default_image_size = 224
