@@ -32,9 +32,16 @@ demo: install
 	$(BIN)/python tools/convert_vgg_weights.py --source hed --output $(DEMO)/vgg_16.ckpt
 	$(BIN)/python train.py --checkpoint_path $(DEMO)/vgg_16.ckpt --output_dir $(DEMO) \
 		--dataset_train $(DEMO)/fcn_train.record --dataset_val $(DEMO)/fcn_val.record \
-		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 400 --val_steps 50 --save_steps 200
+		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 100 --save_steps 200
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
 	@echo 'Look at the pictures in $(DEMO)/eval: val_STEP_img, annotation, prediction, prediction_crfed, overlay.'
+
+overfit: install
+	@test -d '$(VOC)' || { echo 'name a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
+	$(BIN)/python convert_fcn_dataset.py --data_dir '$(VOC)' --output_dir out/overfit
+	$(BIN)/python tools/convert_vgg_weights.py --source hed --output out/overfit/vgg_16.ckpt
+	$(BIN)/python tools/overfit.py --dataset out/overfit/fcn_train.record \
+		--checkpoint_path out/overfit/vgg_16.ckpt --output_dir out/overfit
 
 clean:
 	rm -rf .venv out
