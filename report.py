@@ -71,8 +71,9 @@ def read_table(path):
     by_step = {}
     for row in rows:
         values = dict(zip(header, map(as_number, row)))
-        if len(row) == len(header) and values.get('step') is not None:
-            by_step[int(values['step'])] = values
+        step = values.get('step')
+        if len(row) == len(header) and step is not None and 0 <= step < 1e12:
+            by_step[int(step)] = values
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -176,8 +177,8 @@ def make_line(label, colour, rows, column, noisy=False):
     return Line(label, colour, steps, values, noisy)
 
 
-def draw_curve(curve, path, colours):
-    """Writes a curve as SVG without background; colours as in COLOURS."""
+def draw_curve(curve, colours):
+    """Draws a curve as SVG without background, with the colours of one theme of COLOURS. Returns the file's text."""
     # A Figure of its own, without pyplot, leaves the backend of whoever imports this as it is.
     figure = Figure(figsize=(4.8, 2.4), layout='constrained')
     axes = figure.add_subplot()
@@ -194,7 +195,9 @@ def draw_curve(curve, path, colours):
     axes.spines['bottom'].set_color(colours['line'])
     if len(curve.lines) > 1:
         axes.legend(frameon=False, labelcolor=colours['muted'], fontsize=9)
-    write_whole(path, lambda file: figure.savefig(file, format='svg', transparent=True, metadata={'Date': None}))
+    file = io.StringIO()
+    figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
+    return file.getvalue()
 
 
 def draw_line(axes, drawn, colour):
@@ -216,12 +219,19 @@ def running_mean(values, reach):
 
 
 def write_curves(curves, folder):
-    """Draws each curve that has lines, for a bright and for a dark screen: folder/NAME-THEME.svg."""
+    """Draws each curve that has lines, for a bright and for a dark screen: folder/NAME-light.svg, NAME-dark.svg."""
     os.makedirs(folder, exist_ok=True)
     for curve in curves:
-        for theme, colours in COLOURS.items():
-            if curve.lines:
-                draw_curve(curve, os.path.join(folder, f'{curve.name}-{theme}.svg'), colours)
+        if curve.lines:
+            light = draw_curve(curve, COLOURS['light'])
+            for theme, svg in (('light', light), ('dark', darken(light))):
+                write_whole(os.path.join(folder, f'{curve.name}-{theme}.svg'), svg)
+
+
+def darken(svg):
+    """The same drawing in the dark theme's colours, in a hundredth of the time that drawing it again takes."""
+    dark = {colour: COLOURS['dark'][key] for key, colour in COLOURS['light'].items()}
+    return re.sub('#[0-9a-f]{6}', lambda match: dark.get(match[0], match[0]), svg)
 
 
 # ------------------------------------------------------------------------------------------- what the page says
@@ -351,7 +361,7 @@ def write_page(output_dir):
         **describe_run(output_dir, settings), **describe_validation(output_dir, scores),
         **describe_evaluation(output_dir, metrics))
     path = os.path.join(output_dir, 'index.html')
-    write_whole(path, lambda file: file.write(html.encode('utf-8', 'replace')))  # names may hold what UTF-8 cannot
+    write_whole(path, html)
     return path
 
 
@@ -386,7 +396,7 @@ def describe_evaluation(output_dir, metrics):
     """The template's values for the evaluation."""
     confusions = [find_picture(output_dir, f'evaluation/{name}.png', name, caption)
                   for name, caption in (('confusion', 'without CRF'), ('confusion_crf', 'with CRF'))]
-    return {'metrics': metrics, 'with_crf': bool(as_dict(metrics.get('crf'))),
+    return {'evaluated': bool(metrics), 'images': metrics.get('images'), 'with_crf': bool(as_dict(metrics.get('crf'))),
             'figures': headline_figures(metrics), 'bars': class_bars(metrics),
             'absent': [str(name) for name in as_list(metrics.get('absent_classes'))],
             'confusions': PictureRow('confusion', 'Confusion matrix', '', [found for found in confusions if found]),
@@ -395,13 +405,13 @@ def describe_evaluation(output_dir, metrics):
             'scorecard': as_dict(metrics.get('scorecard'))}
 
 
-def write_whole(path, write):
-    """Calls write(file) on a temporary binary file, then renames it: a browser never opens half a page."""
+def write_whole(path, text):
+    """Writes under a temporary name, then renames: a browser never opens half a page."""
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # train.py and evaluate.py may write at once
     try:
-        with open(partial, 'wb') as file:
-            write(file)
+        with open(partial, 'w', encoding='utf-8', errors='replace') as file:  # names may hold what UTF-8 cannot
+            file.write(text)
         os.replace(partial, path)
     except BaseException:
         if os.path.exists(partial):
