@@ -10,7 +10,7 @@ DEMO := out/demo
 help:
 	@echo 'make install   virtual environment .venv with all requirements'
 	@echo 'make test      linter and tests'
-	@echo 'make demo      draw sample data, convert, train, evaluate; pictures in $(DEMO)/eval'
+	@echo 'make demo      draw sample data, convert, train, evaluate; results page $(DEMO)/index.html'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
 	@echo 'make clean     remove .venv and out'
 
@@ -34,7 +34,8 @@ demo: install
 		--dataset_train $(DEMO)/fcn_train.record --dataset_val $(DEMO)/fcn_val.record \
 		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 100 --save_steps 200
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
-	@echo 'Look at the pictures in $(DEMO)/eval: val_STEP_img, annotation, prediction, prediction_crfed, overlay.'
+	$(BIN)/python report.py --output_dir $(DEMO)
+	@echo 'Open $(DEMO)/index.html in a browser: curves, pictures and figures of the run.'
 
 overfit: install
 	@test -d '$(VOC)' || { echo 'name a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
