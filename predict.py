@@ -308,14 +308,34 @@ def write_results(stem, image, maps):
 # ------------------------------------------------------------------------------------------- export
 
 
-def export(session, predictor, folder):
+def build_signature():
+    """Builds the network of the default graph's variables again, for batches.
+
+    A batch goes through it image by image: the sums inside a convolution are taken in an order that depends on the
+    batch, and where two classes are nearly even, their last bits would make the classes other than predict's.
+
+    Returns:
+        signature of `image`, uint8 [B, H, W, 3] RGB of any B, H and W, to `classes`, uint8 [B, H, W], and
+        `probabilities`, float32 [B, H, W, C].
+    """
+    fc_channels = int(tf.trainable_variables('vgg_16/fc6/weights')[0].shape[-1])
+
+    def predict_one(image):
+        return tf.nn.softmax(train.fcn_8s(image[tf.newaxis], fc_channels=fc_channels))[0]
+
+    images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
+    probabilities = tf.map_fn(predict_one, images, fn_output_signature=tf.float32, parallel_iterations=1)
+    classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
+    return tf.saved_model.predict_signature_def({'image': images}, {'classes': classes, 'probabilities': probabilities})
+
+
+def export(session, folder):
     """Writes the network, weights only, as a SavedModel into a new version folder, TensorFlow Serving's layout.
 
-    Its signature serving_default takes `image`, uint8 [B, H, W, 3] RGB of any B, H and W, and returns `classes`, uint8
-    [B, H, W], and `probabilities`, float32 [B, H, W, C].
+    See build_signature for what it takes and returns.
 
     Args:
-        session: with the network's weights. predictor: train.Predictor of open batch size, in the default graph.
+        session: with the network's weights, its graph the default one.
         folder: str; the SavedModel goes to folder/1, or one above the highest version there.
 
     Returns:
@@ -324,9 +344,7 @@ def export(session, predictor, folder):
     Raises:
         UserError: it cannot be written.
     """
-    classes = tf.cast(tf.argmax(predictor.probabilities, axis=-1), tf.uint8, name='classes')
-    signature = tf.saved_model.predict_signature_def(
-        {'image': predictor.image}, {'classes': classes, 'probabilities': predictor.probabilities})
+    signature = build_signature()
     os.makedirs(folder, exist_ok=True)
     versions = [int(name) for name in os.listdir(folder) if name.isdecimal()]
     version = os.path.join(folder, str(max(versions, default=0) + 1))
@@ -397,9 +415,9 @@ def main(argv=None):
         print(f'skipped: {problem}', file=sys.stderr)
 
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
-        predictor = train.load_predictor(session, checkpoint, batch_size=None)
+        predictor = train.load_predictor(session, checkpoint)
         if args.export is not None:
-            print(f'exported to {export(session, predictor, args.export)}')
+            print(f'exported to {export(session, args.export)}')
         if photos:
             skipped = predict_all(session, predictor, photos, args)
             problems += skipped

@@ -129,17 +129,13 @@ def build_training(args, num_examples, start_step):
     return TrainingOps(train_op, loss, loss_per_pixel, global_step, histograms)
 
 
-def build_predictor(fc_channels, batch_size=1):
-    """Network for one image at a time, or B of one size, with the variables of the default graph.
-
-    Args:
-        fc_channels: int, width of fc6 and fc7.
-        batch_size: int B, or None to leave it open.
+def build_predictor(fc_channels):
+    """Network for one image at a time, with the variables of the default graph.
 
     Returns:
-        Predictor: `image`, placeholder uint8 [B, H, W, 3] RGB, and `probabilities`, float32 [B, H, W, C].
+        Predictor: `image`, placeholder uint8 [1, H, W, 3] RGB, and `probabilities`, float32 [1, H, W, C].
     """
-    image = tf.placeholder(tf.uint8, [batch_size, None, None, 3], name='image')
+    image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
     return Predictor(image, tf.nn.softmax(fcn_8s(image, fc_channels=fc_channels), name='probabilities'))
 
 
@@ -204,11 +200,11 @@ def restore_vgg(session, checkpoint):
     print(f'VGG16 restored from {checkpoint}: {len(variables)} variables')
 
 
-def load_predictor(session, checkpoint, batch_size=1):
+def load_predictor(session, checkpoint):
     """Builds the network for prediction as wide as the checkpoint's, in the default graph, and sets its variables.
 
     Returns:
-        Predictor, see build_predictor.
+        Predictor.
 
     Raises:
         UserError: the checkpoint is damaged, or not of this network.
@@ -216,7 +212,7 @@ def load_predictor(session, checkpoint, batch_size=1):
     shapes = read_shapes(checkpoint)
     if 'vgg_16/fc6/weights' not in shapes:
         raise UserError(f'{checkpoint}: variable vgg_16/fc6/weights is missing; take a checkpoint of train.py')
-    predictor = build_predictor(shapes['vgg_16/fc6/weights'][-1], batch_size)
+    predictor = build_predictor(fc_channels=shapes['vgg_16/fc6/weights'][-1])
     restore(session, checkpoint, tf.trainable_variables())
     return predictor
 
