@@ -102,7 +102,7 @@ def name_results(wanted):
             number += 1
             name = f'{stem}-{number}'
         if number > 1:
-            print(f'{path}: its results are called {name}, for {stem} is taken')
+            print(f'{path}: its results are called {name}, for {stem} is taken', file=sys.stderr)
         taken |= results
         photos.append(Photo(path, name))
     return photos
@@ -421,7 +421,7 @@ def main(argv=None):
         if photos:
             skipped = predict_all(session, predictor, photos, args)
             problems += skipped
-            print(f'{len(photos) - len(skipped)} photos done, results in {args.output_dir}; {len(problems)} skipped')
+            print(f'photos done: {len(photos) - len(skipped)}, skipped: {len(problems)}; results in {args.output_dir}')
     return 1 if problems else None
 
 

@@ -136,7 +136,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_rest_is_done(trained, tmp_
     assert any('gone.jpg: no such file' in line for line in skipped)
     assert any('text.jpg: no image, or of a format that cannot be read' in line for line in skipped)
     assert any('cut.jpg: image file is truncated' in line for line in skipped)
-    assert captured.out.splitlines()[-1] == f'1 photos done, results in {tmp_path / "out"}; 3 skipped'
+    assert captured.out.splitlines()[-1] == f'photos done: 1, skipped: 3; results in {tmp_path / "out"}'
     assert sorted(os.listdir(tmp_path / 'out')) == ['one.png', 'one_overlay.jpg']
 
 
@@ -289,7 +289,7 @@ def test_same_names_do_not_meet(tmp_path, monkeypatch, capsys):
     touch(tmp_path, 'one/a.jpg', 'two/a.jpg', 'two/a.png', 'two/a-2.png', 'two/A.gif', 'two/a_crfed.jpg')
     assert find(['one', 'two']) == {'one/a.jpg': 'one/a', 'two/A.gif': 'two/A', 'two/a-2.png': 'two/a-2',
                                     'two/a.jpg': 'two/a-3', 'two/a.png': 'two/a-4', 'two/a_crfed.jpg': 'two/a_crfed-2'}
-    assert 'two/a.jpg: its results are called two/a-3, for two/a is taken' in capsys.readouterr().out
+    assert 'two/a.jpg: its results are called two/a-3, for two/a is taken' in capsys.readouterr().err
     assert find(['one/a.jpg', 'two/a.jpg', './one/a.jpg']) == {'one/a.jpg': 'a', 'two/a.jpg': 'a-2'}
 
 
@@ -468,5 +468,5 @@ def test_the_script(trained, tmp_path):
                           capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'skipped: b.jpg: no image' in done.stderr
-    assert done.stdout.splitlines() == ['exported to exported/1', '1 photos done, results in out; 1 skipped']
+    assert done.stdout.splitlines() == ['exported to exported/1', 'photos done: 1, skipped: 1; results in out']
     assert sorted(os.listdir(tmp_path / 'out')) == ['a.png', 'a_overlay.jpg']
