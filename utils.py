@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-
 BOUNDARY_WIDTH = 5  # pixels on each side of a border that the boundary IoU counts
 
 

@@ -39,9 +39,9 @@ def flat_record(tmp_path):
 @pytest.mark.parametrize('with_crf', [False, True])
 def test_evaluate_counts_every_pixel_of_every_image(trained, flat_record, with_crf):
     record, pairs = flat_record
-    confusions = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), record, with_crf)
-    assert list(confusions) == (['plain', 'crf'] if with_crf else ['plain'])
-    for name, confusion in confusions.items():
+    scores = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), record, with_crf).scores
+    assert list(scores) == (['plain', 'crf'] if with_crf else ['plain'])
+    for name, confusion in ((name, score.confusion) for name, score in scores.items()):
         np.testing.assert_array_equal(confusion, score_by_hand(trained, pairs, refine=name == 'crf'))
         assert confusion.sum() == sum((label != 255).sum() for _, label in pairs)
 
