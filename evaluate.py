@@ -214,7 +214,7 @@ def write_pictures(folder, found):
     written = set()
     for name, score in found.scores.items():
         picture = 'confusion_crf.png' if name == 'crf' else 'confusion.png'
-        draw_confusion(os.path.join(folder, picture), score.confusion)
+        draw_confusion(os.path.join(folder, picture), score.confusion, 'with CRF' if name == 'crf' else 'without CRF')
         written.add(picture)
     shown = {'worst': [], 'best': []}
     for end, samples in (('worst', found.worst), ('best', found.best)):
@@ -254,7 +254,7 @@ def write_sample(folder, stem, sample):
     return [f'{stem}_{name}.jpg' for name in pictures]
 
 
-def draw_confusion(path, confusion):
+def draw_confusion(path, confusion, title):
     """Draws a confusion matrix, int64 [C, C], each row in percent of its annotated pixels, as a PNG."""
     shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     ticks = range(len(dataset.CLASS_NAMES))
@@ -267,7 +267,7 @@ def draw_confusion(path, confusion):
     axes.set_xticks(ticks, dataset.CLASS_NAMES, rotation=90)
     axes.set_yticks(ticks, [f'{name}{"" if row.any() else " (none)"}'
                             for name, row in zip(dataset.CLASS_NAMES, confusion)])
-    axes.set(xlabel='predicted', ylabel='annotated', title='pixels of each annotated class, in percent')
+    axes.set(xlabel='predicted', ylabel='annotated', title=f'where the pixels of each class went, in percent; {title}')
     axes.set_xticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
     axes.grid(which='minor', color='lightgrey', linewidth=0.5)

@@ -186,7 +186,7 @@ def _mean_of_known(values):
     return float(known.mean()) if known.size else float('nan')
 
 
-def boundary_band(labels, number_of_classes, width=BOUNDARY_WIDTH):
+def boundary_band(labels, number_of_classes, width):
     """The annotated pixels beside a border between two classes: the "trimap" of the literature.
 
     VOC's annotators left the borders themselves void. So each void pixel first takes the class of the nearest
@@ -240,13 +240,18 @@ def cross_entropy(labels, probabilities):
 class Score:
     """Adds up the predictions for a set of images.
 
+    Args:
+        number_of_classes: int, C.
+        boundary_width: float, pixels, of the boundary_band that boundary_iou counts.
+
     Attributes:
         confusion: int64 [C, C], see confusion_matrix, over all pixels.
         boundary_confusion: the same over the pixels of boundary_band.
         image_ious: list of float, each image's own mean_iou; nan for one that is all void.
     """
 
-    def __init__(self, number_of_classes):
+    def __init__(self, number_of_classes, boundary_width=BOUNDARY_WIDTH):
+        self.boundary_width = boundary_width
         self.confusion = np.zeros((number_of_classes, number_of_classes), np.int64)
         self.boundary_confusion = np.zeros_like(self.confusion)
         self.image_ious = []
@@ -255,7 +260,7 @@ class Score:
         """Takes in one image's annotation and prediction, uint8 [H, W] both. Returns its own mean_iou."""
         number_of_classes = len(self.confusion)
         confusion = confusion_matrix(labels, predictions, number_of_classes)
-        band = boundary_band(labels, number_of_classes)
+        band = boundary_band(labels, number_of_classes, self.boundary_width)
         self.confusion += confusion
         self.boundary_confusion += confusion_matrix(labels[band], predictions[band], number_of_classes)
         self.image_ious.append(mean_iou(confusion))
