@@ -61,8 +61,8 @@ def evaluate(checkpoint, record, with_crf, num_workers=1):
         UserError: the checkpoint or the record is damaged, or memory ran out.
     """
     num_examples = dataset.count_examples(record)
-    found = Evaluation([], {name: utils.Score(dataset.NUMBER_OF_CLASSES)
-                            for name in (('plain', 'crf') if with_crf else ('plain',))}, [], [])
+    names = ('plain', 'crf') if with_crf else ('plain',)
+    found = Evaluation([], {name: utils.Score(dataset.NUMBER_OF_CLASSES) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
         predictions = train.predict_record(session, predictor, train.build_reader(record, num_examples))
@@ -319,7 +319,7 @@ def parse_args(argv=None):
     parser.add_argument('--crf', action='store_true', help='score the predictions refined by the dense CRF as well')
     parser.add_argument('--output_dir', help='folder for metrics.json and pictures; without it, the folder '
                                              '"evaluation" beside the one that holds the checkpoint')
-    parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, len(os.sched_getaffinity(0)) - 1),
+    parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, (os.cpu_count() or 1) - 1),
                         help='processes for the CRF, which run beside the network')
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""FCN-8s for semantic segmentation: the network, its loss, the training program, and its validation pictures.
+"""FCN-8s for semantic segmentation: the network, its loss, and the training program with its pictures and scores.
 
     python train.py --checkpoint_path vgg_16.ckpt --output_dir results
 
@@ -331,10 +331,12 @@ def predict_record(session, predictor, reader):
     for _ in range(reader.num_examples):
         example = run_input(session, reader.next_example, reader.record)
         try:
-            yield example, session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+            probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
         except tf.errors.ResourceExhaustedError:
-            raise UserError(f'{reader.record}: out of memory at {example["filename"].decode()}, '
-                            f'{example["image"].shape[:2]} pixels; leave it out, or run on the CPU') from None
+            height, width, _ = example['image'].shape
+            raise UserError(f'{reader.record}: out of memory at {example["filename"].decode(errors="replace")}, '
+                            f'{width} x {height} pixels; leave it out, or run on the CPU') from None
+        yield example, probabilities
 
 
 def score_record(session, predictor, reader):

@@ -423,6 +423,21 @@ def test_score_record_against_the_definition(trained, record, pairs):
     assert score.figures()['pixel_accuracy'] == pytest.approx(np.mean(hits), rel=1e-12)
 
 
+def test_an_image_too_large_for_memory_is_named():
+    class Session:
+        def __init__(self):
+            self.results = [None, {'filename': b'big', 'image': np.zeros((3, 4, 3), np.uint8)}]
+
+        def run(self, *_):
+            if not self.results:
+                raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
+            return self.results.pop(0)
+
+    predictor, reader = train.Predictor('image', 'probabilities'), train.Reader('a.record', 1, 'initializer', 'next')
+    with pytest.raises(UserError, match='^a.record: out of memory at big, 4 x 3 pixels; leave it out'):
+        next(train.predict_record(Session(), predictor, reader))
+
+
 class Run:
     """The evaluations of a run, without the training: a graph of one variable, which holds the step."""
 
