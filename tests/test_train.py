@@ -404,6 +404,12 @@ def test_best_holds_the_step_with_the_highest_mean_iou(record, tmp_path):
         for name in train.EvaluationLog.COLUMNS[1:]:
             assert logged[int(row['step']), f'validation/{name}'] == pytest.approx(float(row[name]), rel=1e-6)
 
+    train.main(short_run(record, tmp_path, '--max_steps', 6, '--eval_steps', 3))
+    resumed = read_log(tmp_path, 'eval.csv')
+    assert resumed[:3] == rows and [int(row['step']) for row in resumed] == [2, 4, 5, 6]
+    highest = max(resumed, key=lambda row: float(row['mean_iou']))
+    assert train.find_checkpoint(str(tmp_path / 'best')).endswith(f'model.ckpt-{highest["step"]}')
+
 
 def test_score_record_against_the_definition(trained, record, pairs):
     with tf.Session() as session:
