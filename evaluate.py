@@ -1,56 +1,314 @@
 """Scores a checkpoint on every image of a record, at true size, without and with the dense CRF.
 
-    python evaluate.py --checkpoint_path results/train --dataset data/fcn_val.record --crf
+    python evaluate.py --checkpoint_path results/best --dataset data/fcn_val.record --crf
+
+Writes metrics.json, the confusion matrix as a picture, and pictures of the worst and the best images.
 """
+import collections
+import contextlib
+import glob
+import hashlib
+import importlib.metadata
+import inspect
+import math
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
+from matplotlib.figure import Figure
 
 import crf
 import dataset
 import train
 import utils
+from utils import UserError
+
+PICTURED = 4  # so many of the worst and of the best images are shown
+PACKAGES = ('tensorflow', 'tf-slim', 'numpy', 'pillow', 'opencv-python-headless', 'pydensecrf2')
+
+# ------------------------------------------------------------------------------------------- the loop
+
+Evaluation = collections.namedtuple('Evaluation', 'filenames scores worst best')
+Evaluation.__doc__ = """What evaluate() found.
+
+filenames: list of str, the record's images in its order.
+scores: dict, 'plain' and, if asked for, 'crf' to utils.Score.
+worst, best: lists of Sample, those with the lowest and the highest mean IoU first; a short record's are in both.
+"""
+Sample = collections.namedtuple('Sample', 'filename image label predictions mean_ious')
+Sample.__doc__ = """One image: uint8 [H, W, 3] RGB, uint8 [H, W] label; dicts of 'plain', 'crf' to map and mean IoU."""
 
 
-def evaluate(checkpoint, record, with_crf):
-    """Adds up the confusion matrix over a whole record; void pixels (255) are left out.
+def evaluate(checkpoint, record, with_crf, num_workers=1):
+    """Scores every image of a record; holds a bounded number of them at a time.
 
     Args:
         checkpoint: str, as train.find_checkpoint returns it.
         record: str, path of a TFRecord file.
-        with_crf: bool, refine every prediction and count it too.
+        with_crf: bool, refine every prediction and score that too.
+        num_workers: int, processes that refine beside the network.
 
     Returns:
-        dict: 'plain', and 'crf' if asked for, to int64 [C, C]; row: annotated class, column: predicted class.
+        Evaluation.
+
+    Raises:
+        UserError: the checkpoint or the record is damaged, or memory ran out.
     """
     num_examples = dataset.count_examples(record)
-    confusions = {name: np.zeros([dataset.NUMBER_OF_CLASSES] * 2, np.int64)
-                  for name in (('plain', 'crf') if with_crf else ('plain',))}
+    names = ('plain', 'crf') if with_crf else ('plain',)
+    found = Evaluation([], {name: utils.Score(dataset.NUMBER_OF_CLASSES) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
-        next_example = tf.data.make_one_shot_iterator(dataset.whole_images(record)).get_next()
-        for _ in tqdm.trange(num_examples, desc='evaluating', unit='image'):
-            example = train.run_input(session, next_example, record)
-            image, label = example['image'], example['label']
-            probabilities = session.run(predictor.probabilities, {predictor.image: image[np.newaxis]})[0]
-            predictions = {'plain': probabilities.argmax(axis=-1)}
-            if with_crf:
-                predictions['crf'] = crf.refine(image, probabilities)
-            for name, prediction in predictions.items():
-                confusions[name] += utils.confusion_matrix(label, prediction, dataset.NUMBER_OF_CLASSES)
-    return confusions
+        predictions = train.predict_record(session, predictor, train.build_reader(record, num_examples))
+        label_maps = refine_beside(predictions, num_workers) if with_crf else take_most_probable(predictions)
+        for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
+            filename = example['filename'].decode(errors='replace')
+            ious = {name: found.scores[name].add(example['label'], maps[name]) for name in maps}
+            found.filenames.append(filename)
+            keep_extremes(found, Sample(filename, example['image'], example['label'], maps, ious))
+    return found
 
 
-def print_scores(confusions):
-    """Prints the IoU of each class that occurs, then mean IoU and pixel accuracy, one column a confusion matrix."""
-    columns = list(confusions)
-    ious = {name: utils.iou_per_class(confusions[name]) for name in columns}
-    print(f'{"IoU":14}' + ''.join(f'{"with CRF" if name == "crf" else "":>10}' for name in columns))
-    for index, class_name in enumerate(dataset.CLASS_NAMES):
-        print(f'{class_name:14}' + ''.join(
-            f'{"absent" if np.isnan(ious[name][index]) else format(ious[name][index], ".4f"):>10}' for name in columns))
-    print(f'{"mean IoU":14}' + ''.join(f'{utils.mean_iou(confusions[name]):10.4f}' for name in columns))
-    print(f'{"pixel accuracy":14}' + ''.join(f'{utils.pixel_accuracy(confusions[name]):10.4f}' for name in columns))
+def keep_extremes(found, sample):
+    """Puts a sample among the worst or the best if it belongs there; one that is all void has no mean IoU."""
+    if not math.isnan(sample.mean_ious['plain']):
+        found.worst[:] = sorted([*found.worst, sample], key=lambda each: each.mean_ious['plain'])[:PICTURED]
+        found.best[:] = sorted([*found.best, sample], key=lambda each: -each.mean_ious['plain'])[:PICTURED]
+
+
+def take_most_probable(predictions):
+    """Pairs (example, probabilities) to pairs (example, {'plain': uint8 [H, W]})."""
+    for example, probabilities in predictions:
+        yield example, {'plain': probabilities.argmax(axis=-1).astype(np.uint8)}
+
+
+# ------------------------------------------------------------------------------------------- the CRF's processes
+
+
+def refine_beside(predictions, num_workers):
+    """Refines predictions in processes of their own, while the network goes on with the next images.
+
+    Args:
+        predictions: iterator of (example, probabilities), see train.predict_record.
+        num_workers: int; twice as many images are under way at most.
+
+    Yields:
+        (example, {'plain': uint8 [H, W], 'crf': uint8 [H, W]}), in the order of `predictions`.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    under_way = collections.deque()
+
+    def finish_first():
+        example, maps, refined = under_way.popleft()
+        return example, {**maps, 'crf': refined.result()}
+
+    try:
+        with start_crf_processes(num_workers) as pool:
+            for example, probabilities in predictions:
+                maps = {'plain': probabilities.argmax(axis=-1).astype(np.uint8)}
+                under_way.append((example, maps, pool.submit(crf.refine, example['image'], probabilities)))
+                if len(under_way) >= 2 * num_workers:
+                    yield finish_first()
+            while under_way:
+                yield finish_first()
+    except BrokenProcessPool:
+        raise UserError('a process of the CRF was killed, for lack of memory perhaps; '
+                        'try a lower --num_workers') from None
+
+
+@contextlib.contextmanager
+def start_crf_processes(num_workers):
+    """A ProcessPoolExecutor for crf.refine.
+
+    Its processes start afresh ("spawn"): a fork would copy the locks of TensorFlow's threads and its hold on the GPU.
+    A fresh process also runs the file of the main program again, to find functions that are defined there. Ours is
+    not, so that file's name is hidden meanwhile: with it each process would import TensorFlow. Ctrl-C is the parent's
+    to handle.
+    """
+    main_program = sys.modules['__main__'].__dict__
+    hidden = {'__file__': main_program.pop('__file__')} if '__file__' in main_program else {}
+    try:
+        with ProcessPoolExecutor(num_workers, multiprocessing.get_context('spawn'), initializer=signal.signal,
+                                 initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+            yield pool
+    finally:
+        main_program.update(hidden)
+
+
+# ------------------------------------------------------------------------------------------- metrics.json
+
+
+def summarise(score, filenames):
+    """A utils.Score as what metrics.json holds of it; see README."""
+    by_class = {'per_class_iou': utils.iou_per_class(score.confusion),
+                'per_class_accuracy': utils.accuracy_per_class(score.confusion)}
+    return {**{name: known(value) for name, value in score.figures().items()},
+            **{name: {class_name: known(value) for class_name, value in zip(dataset.CLASS_NAMES, values)}
+               for name, values in by_class.items()},
+            'absent_classes': [dataset.CLASS_NAMES[i] for i in np.flatnonzero(np.isnan(by_class['per_class_iou']))],
+            'confusion': score.confusion.tolist(),
+            'images': len(filenames),
+            'per_image': [{'filename': filename, 'mean_iou': known(iou)}
+                          for filename, iou in zip(filenames, score.image_ious)]}
+
+
+def known(value):
+    """A float; None for nan, which JSON does not have."""
+    return None if math.isnan(value) else float(value)
+
+
+def make_scorecard(checkpoint, record, num_images, with_crf):
+    """What must stand beside figures for them to be compared with others, dict; None for what is not known."""
+    settings = train.read_settings(os.path.dirname(checkpoint))
+    return {'dataset': record, 'images': num_images,
+            'checkpoint': checkpoint, 'step': train.checkpoint_step(checkpoint), 'sha256': hash_checkpoint(checkpoint),
+            'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
+            'settings': settings or None,
+            'crf_parameters': crf_parameters() if with_crf else None,
+            'boundary_width_pixels': utils.BOUNDARY_WIDTH,
+            'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
+
+
+def hash_checkpoint(checkpoint):
+    """SHA-256 of a checkpoint's files, hexadecimal: of .index, then .data, as of `cat`; of a V1 checkpoint's one."""
+    digest = hashlib.sha256()
+    stem = glob.escape(checkpoint)
+    for path in (glob.glob(stem + '.index') + sorted(glob.glob(stem + '.data-*'))) or [checkpoint]:
+        with open(path, 'rb') as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def crf_parameters():
+    """The CRF's parameters by name: the defaults of crf.refine."""
+    parameters = inspect.signature(crf.refine).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def package_version(name):
+    """A package's version, str; None if it is installed under another name (opencv-python, say)."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------- pictures
+
+
+def write_pictures(folder, found):
+    """Draws the confusion matrices and the worst and best images; removes those of an earlier evaluation.
+
+    Returns:
+        dict: 'worst' and 'best' to lists of {'filename', 'mean_iou', 'crf_mean_iou', 'stem'}, see README.
+    """
+    written = set()
+    for name, score in found.scores.items():
+        picture = 'confusion_crf.png' if name == 'crf' else 'confusion.png'
+        draw_confusion(os.path.join(folder, picture), score.confusion, 'with CRF' if name == 'crf' else 'without CRF')
+        written.add(picture)
+    shown = {'worst': [], 'best': []}
+    for end, samples in (('worst', found.worst), ('best', found.best)):
+        for rank, sample in enumerate(samples, start=1):
+            stem = f'{end}_{rank}_{safe_name(sample.filename)}'
+            written.update(write_sample(folder, stem, sample))
+            shown[end].append({'filename': sample.filename, 'mean_iou': sample.mean_ious['plain'],
+                               'crf_mean_iou': sample.mean_ious.get('crf'), 'stem': stem})
+    for name in os.listdir(folder):
+        if name not in written and OWN_PICTURES.fullmatch(name):
+            os.remove(os.path.join(folder, name))
+    return shown
+
+
+OWN_PICTURES = re.compile(r'confusion(_crf)?\.png|(worst|best)_\d_.*'
+                          r'_(img|annotation|prediction|prediction_crfed|error|error_crfed)\.jpg')
+
+
+def safe_name(filename):
+    """An image's name as part of a file name that every file system and address takes."""
+    return re.sub(r'[^A-Za-z0-9_-]+', '_', filename)[:100]
+
+
+def write_sample(folder, stem, sample):
+    """Writes FOLDER/STEM_{img,annotation,prediction,error}.jpg, with a CRF also prediction_crfed and error_crfed.
+
+    Returns:
+        list of str, the files' names.
+    """
+    pictures = {'img': sample.image, 'annotation': utils.colourise(sample.label)}
+    for name, prediction in sample.predictions.items():
+        suffix = '_crfed' if name == 'crf' else ''
+        pictures['prediction' + suffix] = utils.colourise(prediction)
+        pictures['error' + suffix] = utils.error_map(sample.image, sample.label, prediction, dataset.NUMBER_OF_CLASSES)
+    for name, pixels in pictures.items():
+        utils.save_image(os.path.join(folder, f'{stem}_{name}.jpg'), pixels)
+    return [f'{stem}_{name}.jpg' for name in pictures]
+
+
+def draw_confusion(path, confusion, title):
+    """Draws a confusion matrix, int64 [C, C], each row in percent of its annotated pixels, as a PNG."""
+    shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    ticks = range(len(dataset.CLASS_NAMES))
+    figure = Figure(figsize=(10, 9), layout='constrained')
+    axes = figure.subplots()
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
+    for row, column in zip(*np.nonzero(shares >= 0.5)):
+        axes.text(column, row, f'{shares[row, column]:.0f}', ha='center', va='center', fontsize=8,
+                  color='white' if shares[row, column] > 50 else 'black')
+    axes.set_xticks(ticks, dataset.CLASS_NAMES, rotation=90)
+    axes.set_yticks(ticks, [f'{name}{"" if row.any() else " (none)"}'
+                            for name, row in zip(dataset.CLASS_NAMES, confusion)])
+    axes.set(xlabel='predicted', ylabel='annotated', title=f'where the pixels of each class went, in percent; {title}')
+    axes.set_xticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
+    axes.grid(which='minor', color='lightgrey', linewidth=0.5)
+    axes.tick_params(which='minor', length=0)
+    with utils.whole_file(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+# ------------------------------------------------------------------------------------------- the program
+
+
+FIGURE_TITLES = {'mean_iou': 'mean IoU', 'pixel_accuracy': 'pixel accuracy', 'mean_accuracy': 'mean accuracy',
+                 'frequency_weighted_iou': 'frequency-weighted IoU',
+                 'boundary_iou': f'boundary IoU ({utils.BOUNDARY_WIDTH} px)'}
+
+
+def print_scores(scores):
+    """Prints IoU and accuracy of each class, then the figures over all; two columns for each utils.Score.
+
+    Args:
+        scores: dict of 'plain' and perhaps 'crf' to utils.Score.
+    """
+    columns = [['', *dataset.CLASS_NAMES, *FIGURE_TITLES.values()]]
+    for name, score in scores.items():
+        figures = score.figures()
+        columns.append(['IoU with CRF' if name == 'crf' else 'IoU',
+                        *map(format_score, utils.iou_per_class(score.confusion)),
+                        *(format_score(figures[figure]) for figure in FIGURE_TITLES)])
+        columns.append(['acc. with CRF' if name == 'crf' else 'accuracy',
+                        *map(format_score, utils.accuracy_per_class(score.confusion)), *[''] * len(FIGURE_TITLES)])
+    for name, *cells in zip(*columns):
+        print((f'{name:24}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
+
+
+def format_score(value):
+    return 'absent' if math.isnan(value) else f'{value:.4f}'
+
+
+def default_output_dir(checkpoint):
+    """OUT/evaluation for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint))), 'evaluation')
 
 
 def parse_args(argv=None):
@@ -59,6 +317,10 @@ def parse_args(argv=None):
     parser.add_argument('--checkpoint_path', default='results/train', help='checkpoint, or the folder of a run')
     parser.add_argument('--dataset', default='data/fcn_val.record', help='record to score on')
     parser.add_argument('--crf', action='store_true', help='score the predictions refined by the dense CRF as well')
+    parser.add_argument('--output_dir', help='folder for metrics.json and pictures; without it, the folder '
+                                             '"evaluation" beside the one that holds the checkpoint')
+    parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, (os.cpu_count() or 1) - 1),
+                        help='processes for the CRF, which run beside the network')
     return parser.parse_args(argv)
 
 
@@ -66,9 +328,19 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    confusions = evaluate(checkpoint, args.dataset, args.crf)
-    print(f'{args.dataset}, {checkpoint}:')
-    print_scores(confusions)
+    output_dir = args.output_dir or default_output_dir(checkpoint)
+    os.makedirs(output_dir, exist_ok=True)
+    found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers)
+    scorecard = make_scorecard(checkpoint, args.dataset, len(found.filenames), args.crf)
+    print_scores(found.scores)
+    print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
+          'seed {seed}'.format(**scorecard))
+
+    summaries = {name: summarise(score, found.filenames) for name, score in found.scores.items()}
+    utils.save_json(os.path.join(output_dir, 'metrics.json'),
+                    {**summaries['plain'], 'crf': summaries.get('crf'), 'scorecard': scorecard,
+                     **write_pictures(output_dir, found)})
+    print(f'figures and pictures in {output_dir}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""FCN-8s for semantic segmentation: the network, its loss, the training program, and its validation pictures.
+"""FCN-8s for semantic segmentation: the network, its loss, and the training program with its pictures and scores.
 
     python train.py --checkpoint_path vgg_16.ckpt --output_dir results
 
@@ -10,12 +10,14 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 import warnings
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
+import tqdm
 
 import crf
 import dataset
@@ -154,6 +156,12 @@ def find_checkpoint(path):
     return checkpoint
 
 
+def checkpoint_step(checkpoint):
+    """The step in a checkpoint's name, int; None if there is none."""
+    step = re.search(r'-(\d+)$', checkpoint)
+    return int(step.group(1)) if step else None
+
+
 def read_shapes(checkpoint):
     """Names and shapes of a checkpoint's variables, dict of str to list of int.
 
@@ -217,15 +225,15 @@ def load_predictor(session, checkpoint):
     return predictor
 
 
-def save(session, saver, train_dir, step):
-    """Writes TRAIN_DIR/model.ckpt-STEP: weights, Adam's moments, step.
+def save(session, saver, folder, step, write_state=True):
+    """Writes FOLDER/model.ckpt-STEP with the saver's variables; write_state makes it the one that FOLDER stands for.
 
     Raises:
         UserError: it cannot be written, for lack of space, say; earlier checkpoints are intact.
     """
-    path = os.path.join(train_dir, 'model.ckpt')
+    path = os.path.join(folder, 'model.ckpt')
     try:
-        saver.save(session, path, step, write_meta_graph=False)
+        saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f'{path}-{step}: cannot be written ({str(error).splitlines()[0]}); '
                         'free some space and start again: training resumes at the checkpoint before') from None
@@ -279,7 +287,11 @@ def write_validation(folder, step, image, label, probabilities):
 
 
 def validate(session, predictor, example, eval_dir, step, writer):
-    """Predicts one validation example (see dataset.whole_images), writes its pictures, and logs it."""
+    """Predicts one validation example (see dataset.whole_images), writes its pictures, and logs it.
+
+    Returns:
+        int64 [C, C], utils.confusion_matrix of the prediction.
+    """
     probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
     paths, (plain, refined) = write_validation(eval_dir, step, example['image'], example['label'], probabilities)
     found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
@@ -291,6 +303,113 @@ def validate(session, predictor, example, eval_dir, step, writer):
         with open(path, 'rb') as file:
             picture = tf.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read())
         writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=f'validation/{name}', image=picture)]), step)
+    return utils.confusion_matrix(example['label'], probabilities.argmax(axis=-1), dataset.NUMBER_OF_CLASSES)
+
+
+# ------------------------------------------------------------------------------------------- scores over a record
+
+Reader = collections.namedtuple('Reader', 'record num_examples initializer next_example')
+
+
+def build_reader(record, num_examples):
+    """Reads a whole record in the default graph, from its start each time that the Reader's `initializer` is run."""
+    iterator = tf.data.make_initializable_iterator(dataset.whole_images(record))
+    return Reader(record, num_examples, iterator.initializer, iterator.get_next())
+
+
+def predict_record(session, predictor, reader):
+    """Predicts every image of a record at its true size, one after the other.
+
+    Yields:
+        example: dict, see dataset.whole_images.
+        probabilities: float32 [H, W, C].
+
+    Raises:
+        UserError: the record cannot be read, or memory does not suffice for an image.
+    """
+    session.run(reader.initializer)
+    for _ in range(reader.num_examples):
+        example = run_input(session, reader.next_example, reader.record)
+        try:
+            probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+        except tf.errors.ResourceExhaustedError:
+            height, width, _ = example['image'].shape
+            raise UserError(f'{reader.record}: out of memory at {example["filename"].decode(errors="replace")}, '
+                            f'{width} x {height} pixels; leave it out, or run on the CPU') from None
+        yield example, probabilities
+
+
+def score_record(session, predictor, reader):
+    """Scores the network on every image of a record.
+
+    Returns:
+        score: utils.Score.
+        loss_per_pixel: float, cross-entropy, the mean over all pixels that count; nan if there are none.
+    """
+    score, loss = utils.Score(dataset.NUMBER_OF_CLASSES), 0.0
+    predictions = predict_record(session, predictor, reader)
+    for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):
+        score.add(example['label'], probabilities.argmax(axis=-1))
+        loss += utils.cross_entropy(example['label'], probabilities)
+    pixels = score.confusion.sum()
+    return score, loss / pixels if pixels else float('nan')
+
+
+class EvaluationLog:
+    """The figures of --eval_steps on the terminal, in OUT/train/eval.csv and TensorBoard, and OUT/best.
+
+    OUT/best holds the weights of the step with the highest mean IoU in eval.csv, the first of equals. A run that is
+    killed at any point resumes with the two in agreement: `add` writes the new best beside the old one, and only
+    after the training checkpoint, from which a run goes on, has that step too, `drop_beaten` removes the old one.
+    """
+
+    COLUMNS = ('step', 'mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou', 'boundary_iou',
+               'loss_per_pixel')
+
+    def __init__(self, args, writer, start_step):
+        self.writer = writer
+        self.path = os.path.join(args.output_dir, 'train', 'eval.csv')
+        self.best_dir = os.path.join(args.output_dir, 'best')
+        self.saver = tf.train.Saver(tf.trainable_variables(), max_to_keep=None)
+        self.best_iou, self.best_step = -1.0, None
+        if args.eval_steps or os.path.exists(self.path):
+            for row in keep_rows_up_to(self.path, self.COLUMNS, start_step):
+                if tf.train.checkpoint_exists(os.path.join(self.best_dir, f'model.ckpt-{row["step"]}')):
+                    self.note(int(row['step']), float(row['mean_iou']))
+            self.drop_beaten()
+
+    def note(self, step, mean_iou):
+        """Whether the step is the best so far, which it is from now on; nan never is."""
+        better = mean_iou > self.best_iou
+        if better:
+            self.best_iou, self.best_step = mean_iou, step
+        return better
+
+    def add(self, session, step, score, loss_per_pixel):
+        """Logs what score_record returned for a step, and keeps the weights if they are the best so far."""
+        figures = {**score.figures(), 'loss_per_pixel': loss_per_pixel}
+        better = self.note(step, figures['mean_iou'])
+        print('  eval {} images: mean IoU {mean_iou:.4f}, pixel accuracy {pixel_accuracy:.4f}, boundary IoU '
+              '{boundary_iou:.4f}, loss per pixel {loss_per_pixel:.4f}'.format(len(score.image_ious), **figures)
+              + (f' -> best so far, kept in {self.best_dir}' if better else ''), flush=True)
+        if better:
+            os.makedirs(self.best_dir, exist_ok=True)
+            save(session, self.saver, self.best_dir, step, write_state=False)
+            shutil.copy(os.path.join(os.path.dirname(self.path), 'settings.json'), self.best_dir)
+        # All digits: evaluate.py on OUT/best gives the very same figure.
+        append_row(self.path, [step, *(figures[name] for name in self.COLUMNS[1:])])
+        self.writer.add_summary(tf.Summary(value=[
+            tf.Summary.Value(tag=f'validation/{name}', simple_value=value) for name, value in figures.items()]), step)
+
+    def drop_beaten(self):
+        """Makes OUT/best hold and stand for the best step alone."""
+        if self.best_step is None:
+            return
+        best = f'model.ckpt-{self.best_step}'
+        tf.train.update_checkpoint_state(os.path.abspath(self.best_dir), best)
+        for name in os.listdir(self.best_dir):
+            if name.startswith('model.ckpt-') and not name.startswith(best + '.'):
+                os.remove(os.path.join(self.best_dir, name))
 
 
 # ------------------------------------------------------------------------------------------- the training log
@@ -305,19 +424,8 @@ class TrainingLog:
         self.args, self.writer, self.start_step = args, writer, start_step
         self.path = os.path.join(args.output_dir, 'train', 'log.csv')
         self.started = time.perf_counter()
-        self.keep_rows_up_to(start_step)
+        keep_rows_up_to(self.path, self.COLUMNS, start_step)
         self.clear()
-
-    def keep_rows_up_to(self, step):
-        """A run that resumes goes through the steps after its checkpoint again: their old rows go."""
-        rows = []
-        if os.path.exists(self.path):
-            with open(self.path, newline='') as file:
-                rows = [row for row in csv.DictReader(file) if int(row['step']) <= step]
-        with open(self.path, 'w', newline='') as file:
-            table = csv.DictWriter(file, self.COLUMNS)
-            table.writeheader()
-            table.writerows(rows)
 
     def clear(self):
         self.losses, self.losses_per_pixel, self.seconds = [], [], 0.0
@@ -337,17 +445,129 @@ class TrainingLog:
         print('step {:5d}/{}  loss {:8.2f}  per pixel {:.4f}  {:.2f} images/s  {} left'.format(
             step, self.args.max_steps, *values[1:4], format_seconds(left)), flush=True)
 
-        with open(self.path, 'a', newline='') as file:
-            csv.writer(file).writerow([step, *(f'{value:.6g}' for value in values[1:])])
+        append_row(self.path, [step, *(f'{value:.6g}' for value in values[1:])])
         self.writer.add_summary(tf.Summary(value=[
             tf.Summary.Value(tag=tag, simple_value=value) for tag, value in zip(self.COLUMNS[1:], values[1:])]), step)
         self.clear()
+
+
+def keep_rows_up_to(path, columns, step):
+    """Starts a table, or cuts it back: a run that resumes goes through the steps after its checkpoint again.
+
+    Returns:
+        list of the rows that stay, dict of column to str.
+    """
+    rows = []
+    if os.path.exists(path):
+        with open(path, newline='') as file:
+            rows = [row for row in csv.DictReader(file) if int(row['step']) <= step]
+    with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+    return rows
+
+
+def append_row(path, values):
+    """Adds one row to a table."""
+    with open(path, 'a', newline='') as file:
+        csv.writer(file).writerow(values)
 
 
 def format_seconds(seconds):
     """3725.4 -> '1:02:05'."""
     minutes, seconds = divmod(round(seconds), 60)
     return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
+
+
+# ------------------------------------------------------------------------------------------- the watchdog
+
+
+class Watchdog:
+    """Says what looks wrong with a run and what to try: each of three things once, in one line.
+
+    1. Nearly all predicted pixels are of one class, although the annotation's are not.
+    2. The loss rises, or stays where a network is that knows little more than the classes' frequencies.
+    3. The loss of the validation images goes up and away from that of the training crops.
+
+    It compares means over many steps, because the losses of single batches differ by half, and gives a run time:
+    the first hundreds of steps on real data bring little, and with them one class alone is nothing to worry about.
+    """
+
+    WINDOW = 50  # steps that a mean loss is taken over
+    PATIENCE = 500  # steps without a lower mean loss
+    LEAST_FALL = 0.02  # of the lowest mean loss, what counts as lower
+    RISE = 2  # times the lowest mean loss
+    COLLAPSE_STEPS = 300  # so long may a network predict one class
+    COLLAPSE_IMAGES = 3  # validation images that must be of one class together
+    COLLAPSE_SHARE = 0.99  # of the predicted pixels in one class; annotated, it is less than COLLAPSE_ANNOTATED
+    COLLAPSE_ANNOTATED = 0.95
+    DRIFT = 2  # times the training loss, in two evaluations on end
+    LEAST_LOSS = 0.5  # nats a pixel; what happens below is noise of a network that has learnt
+    LEAST_DRIFT = 0.1  # nats a pixel, likewise
+
+    def __init__(self, class_names, say=print):
+        self.class_names, self.say = class_names, say
+        self.said = set()
+        self.losses = collections.deque(maxlen=self.WINDOW)
+        self.steps_seen = 0
+        self.lowest, self.lowest_step = math.inf, 0
+        self.confusions = collections.deque()
+        self.lowest_validation, self.training_then, self.evaluations_apart = math.inf, math.inf, 0
+
+    def warn(self, trouble, step, text):
+        if trouble not in self.said:
+            self.said.add(trouble)
+            self.say(f'watchdog: step {step}: {text}')
+
+    def see_loss(self, step, loss_per_pixel):
+        """Takes in the loss of one training step; looks at it once a window."""
+        self.losses.append(loss_per_pixel)
+        self.steps_seen += 1
+        if self.steps_seen % self.WINDOW:
+            return
+        mean, knows_nothing = float(np.mean(self.losses)), math.log(len(self.class_names))
+        if mean > knows_nothing and self.steps_seen > self.WINDOW:
+            self.warn('loss', step, f'the loss per pixel is {mean:.3g}, more than the {knows_nothing:.3g} of a network '
+                                    'that knows nothing: try a much lower --learning_rate')
+        elif mean > self.RISE * self.lowest and mean > self.LEAST_LOSS:
+            self.warn('loss', step, f'the loss per pixel has risen to {mean:.3g}, from {self.lowest:.3g} around step '
+                                    f'{self.lowest_step}: try a lower --learning_rate')
+        elif mean < (1 - self.LEAST_FALL) * self.lowest:
+            self.lowest, self.lowest_step = mean, step
+        elif step - self.lowest_step >= self.PATIENCE and mean > knows_nothing / 3:
+            self.warn('loss', step, f'the loss per pixel has not fallen since step {self.lowest_step} ({mean:.3g}): '
+                                    'try a lower --learning_rate, pretrained weights with --checkpoint_path, or '
+                                    'tools/overfit.py, which shows whether the labels fit the images')
+
+    def see_predictions(self, step, confusion, num_images):
+        """Takes in the confusion matrix of one or more validation images; looks at the latest few together."""
+        self.confusions.append((num_images, confusion))
+        while sum(number for number, _ in self.confusions) - self.confusions[0][0] >= self.COLLAPSE_IMAGES:
+            self.confusions.popleft()
+        recent = sum(confusion for _, confusion in self.confusions)
+        if (step < self.COLLAPSE_STEPS or not recent.sum()
+                or sum(number for number, _ in self.confusions) < self.COLLAPSE_IMAGES):
+            return
+        annotated, predicted = recent.sum(1) / recent.sum(), recent.sum(0) / recent.sum()
+        most = int(predicted.argmax())
+        if predicted[most] >= self.COLLAPSE_SHARE and annotated[most] < self.COLLAPSE_ANNOTATED:
+            self.warn('collapse', step, f'{predicted[most]:.1%} of the predicted pixels are {self.class_names[most]}, '
+                                        f'of the annotated ones {annotated[most]:.1%}: try a lower --learning_rate, or '
+                                        'pretrained weights with --checkpoint_path')
+
+    def see_validation_loss(self, step, loss_per_pixel):
+        """Takes in the loss of the whole validation record; compares it with the latest training losses."""
+        training = float(np.mean(self.losses))
+        if loss_per_pixel < self.lowest_validation:
+            self.lowest_validation, self.training_then = loss_per_pixel, training
+        apart = training < self.training_then and loss_per_pixel > max(self.DRIFT * training,
+                                                                       training + self.LEAST_DRIFT)
+        self.evaluations_apart = self.evaluations_apart + 1 if apart else 0
+        if self.evaluations_apart == 2:
+            self.warn('drift', step, f'the loss per pixel is {training:.3g} in training and {loss_per_pixel:.3g} in '
+                                     f'validation, where it was {self.lowest_validation:.3g}: the network learns its '
+                                     'training images by heart; take OUT/best, or try more images or --weight_decay')
 
 
 # ------------------------------------------------------------------------------------------- the program
@@ -362,12 +582,13 @@ def train(args):
     if start_step >= args.max_steps:
         print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
         return
-    save_settings(args, train_dir)
+    save_settings(args, train_dir, resume_from)
 
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
         ops = build_training(args, num_examples, start_step)
         predictor = build_predictor(args.fc_channels)
+        reader = build_reader(args.dataset_val, num_val_examples)
         # The validation image of a step depends on the step alone, so that a resumed run goes on in the row.
         val_examples = dataset.whole_images(args.dataset_val).repeat().skip(
             start_step // (args.val_steps or 1) % num_val_examples)
@@ -377,17 +598,29 @@ def train(args):
 
         with tf.Session(config=session_config()) as session:
             initialise(session, resume_from, args.checkpoint_path)
-            log = TrainingLog(args, writer, start_step)
+            log, evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
+            watchdog = Watchdog(dataset.CLASS_NAMES)
             for step in range(start_step + 1, args.max_steps + 1):
+                last = step == args.max_steps
                 histogram_writer = writer if due(step, args.summary_steps) else None
-                log.add(*run_step(session, ops, args.dataset_train, histogram_writer, step))
-                if step == start_step + 1 or due(step, args.log_steps) or step == args.max_steps:
+                loss, loss_per_pixel, seconds = run_step(session, ops, args.dataset_train, histogram_writer, step)
+                log.add(loss, loss_per_pixel, seconds)
+                watchdog.see_loss(step, loss_per_pixel)
+                if step == start_step + 1 or due(step, args.log_steps) or last:
                     log.write(step)
                 if due(step, args.val_steps):
                     example = run_input(session, next_val_example, args.dataset_val)
-                    validate(session, predictor, example, eval_dir, step, writer)
-                if due(step, args.save_steps) or step == args.max_steps:
+                    confusion = validate(session, predictor, example, eval_dir, step, writer)
+                    watchdog.see_predictions(step, confusion, num_images=1)
+                evaluates = due(step, args.eval_steps) or last and args.eval_steps > 0
+                if evaluates:
+                    score, validation_loss = score_record(session, predictor, reader)
+                    evaluations.add(session, step, score, validation_loss)
+                    watchdog.see_predictions(step, score.confusion, num_val_examples)
+                    watchdog.see_validation_loss(step, validation_loss)
+                if due(step, args.save_steps) or evaluates or last:
                     save(session, saver, train_dir, step)
+                    evaluations.drop_beaten()
                     writer.flush()
         writer.close()
     print(f'done: checkpoints and TensorBoard events in {train_dir}, validation pictures in {eval_dir}')
@@ -433,7 +666,7 @@ def make_run_folder(args):
 def find_resume(train_dir):
     """The newest checkpoint of a run and its step, or (None, 0)."""
     checkpoint = tf.train.latest_checkpoint(train_dir)
-    return checkpoint, int(re.search(r'-(\d+)$', checkpoint).group(1)) if checkpoint else 0
+    return checkpoint, checkpoint_step(checkpoint) if checkpoint else 0
 
 
 def run_input(session, fetches, record):
@@ -449,11 +682,32 @@ def run_input(session, fetches, record):
                         'write it again with convert_fcn_dataset.py') from None
 
 
-def save_settings(args, train_dir):
-    """Writes every flag's value beside the checkpoints, as settings.json."""
-    with open(os.path.join(train_dir, 'settings.json'), 'w') as file:
-        json.dump(vars(args), file, indent=2)
-        file.write('\n')
+def save_settings(args, train_dir, resume_from):
+    """Writes every flag's value beside the checkpoints, as settings.json, and where VGG16's weights came from.
+
+    `vgg_weights_from` is the checkpoint's path or 'random start'. A run that resumes keeps what it began with.
+    """
+    origin = args.checkpoint_path or 'random start'
+    if resume_from:
+        before = read_settings(train_dir)
+        origin = before.get('vgg_weights_from') or before.get('checkpoint_path') or 'unknown'
+    utils.save_json(os.path.join(train_dir, 'settings.json'), {**vars(args), 'vgg_weights_from': origin})
+
+
+def read_settings(folder):
+    """The settings.json of a folder of checkpoints, dict; empty if there is none.
+
+    Raises:
+        UserError: it is not what save_settings writes.
+    """
+    path = os.path.join(folder, 'settings.json')
+    try:
+        with open(path, encoding='utf-8') as file:
+            return dict(json.load(file))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        raise UserError(f'{path}: not the settings of a run; remove it') from None
 
 
 def session_config():
@@ -466,9 +720,11 @@ def parse_args(argv=None):
     parser = utils.ArgumentParser('Trains FCN-8s on the records of convert_fcn_dataset.py. A second call with the same '
                                   '--output_dir goes on where the first one ended.')
     parser.add_argument('--checkpoint_path', help='slim checkpoint of VGG16 to start from; without it, a random start')
-    parser.add_argument('--output_dir', default='results', help='run folder: checkpoints in train/, pictures in eval/')
+    parser.add_argument('--output_dir', default='results',
+                        help='run folder: checkpoints in train/, pictures in eval/, best weights in best/')
     parser.add_argument('--dataset_train', default='data/fcn_train.record', help='record to train on')
-    parser.add_argument('--dataset_val', default='data/fcn_val.record', help='record of the validation pictures')
+    parser.add_argument('--dataset_val', default='data/fcn_val.record',
+                        help='record of the validation pictures and scores')
     parser.add_argument('--batch_size', type=utils.positive_int, default=16, help='crops a step')
     parser.add_argument('--max_steps', type=utils.positive_int, default=1500,
                         help='steps in all, resumed ones included')
@@ -482,6 +738,9 @@ def parse_args(argv=None):
     parser.add_argument('--save_steps', type=utils.positive_int, default=100, help='steps between checkpoints')
     parser.add_argument('--val_steps', type=utils.non_negative_int, default=200,
                         help='steps between validation pictures; 0: none')
+    parser.add_argument('--eval_steps', type=utils.non_negative_int, default=0,
+                        help='steps between scores over the whole validation record (train/eval.csv), with a '
+                             'checkpoint each; the best weights are kept in best/; 0: none')
     parser.add_argument('--summary_steps', type=utils.non_negative_int, default=100,
                         help='steps between gradient histograms for TensorBoard; 0: none')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,

@@ -1,3 +1,7 @@
+import hashlib
+import json
+import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -6,10 +10,13 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import write_record
+from PIL import Image
 
 import crf
+import dataset
 import evaluate
 import train
+import utils
 from utils import UserError
 
 
@@ -39,24 +46,202 @@ def flat_record(tmp_path):
 @pytest.mark.parametrize('with_crf', [False, True])
 def test_evaluate_counts_every_pixel_of_every_image(trained, flat_record, with_crf):
     record, pairs = flat_record
-    confusions = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), record, with_crf)
-    assert list(confusions) == (['plain', 'crf'] if with_crf else ['plain'])
-    for name, confusion in confusions.items():
+    scores = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), record, with_crf).scores
+    assert list(scores) == (['plain', 'crf'] if with_crf else ['plain'])
+    for name, confusion in ((name, score.confusion) for name, score in scores.items()):
         np.testing.assert_array_equal(confusion, score_by_hand(trained, pairs, refine=name == 'crf'))
         assert confusion.sum() == sum((label != 255).sum() for _, label in pairs)
 
 
+# ------------------------------------------------------------------------------------------- the CRF's processes
+
+
+def random_predictions(number):
+    """(example, probabilities) as of train.predict_record."""
+    random = np.random.RandomState(0)
+    for index in range(number):
+        example = {'image': random.randint(0, 256, (12, 9 + index, 3)).astype(np.uint8), 'name': index}
+        yield example, random.dirichlet(np.ones(21), (12, 9 + index)).astype(np.float32)
+
+
+def test_refine_beside_is_refine_in_order_with_few_images_under_way():
+    pulled = []
+
+    def watched():
+        for example, probabilities in random_predictions(9):
+            pulled.append(example['name'])
+            yield example, probabilities
+
+    for index, ((example, maps), (_, probabilities)) in enumerate(
+            zip(evaluate.refine_beside(watched(), num_workers=2), random_predictions(9), strict=True)):
+        assert example['name'] == index and len(pulled) == min(index + 4, 9)  # twice the processes
+        np.testing.assert_array_equal(maps['crf'], crf.refine(example['image'], probabilities))
+        np.testing.assert_array_equal(maps['plain'], probabilities.argmax(axis=-1))
+        assert maps['crf'].dtype == maps['plain'].dtype == np.uint8
+
+
+def test_a_killed_crf_process_is_one_line():
+    def predictions():
+        for pair in random_predictions(3):
+            yield pair
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(UserError, match='^a process of the CRF was killed.*--num_workers$'):
+        list(evaluate.refine_beside(predictions(), num_workers=1))
+
+
+def test_crf_processes_import_no_tensorflow(monkeypatch):
+    """As if evaluate.py were the main program, which a process that starts afresh would run again."""
+    main_program = sys.modules['__main__']
+    monkeypatch.setattr(main_program, '__file__', evaluate.__file__, raising=False)
+    monkeypatch.setattr(main_program, '__spec__', None)
+    with evaluate.start_crf_processes(1) as pool:
+        pool.submit(crf.refine, np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 4), 0.25, np.float32)).result()
+        assert not pool.submit(eval, '"tensorflow" in __import__("sys").modules').result()
+    assert main_program.__file__ == evaluate.__file__
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+def score_of(rows, classes=21):
+    """A utils.Score of one image: rows of (annotated, predicted) pairs."""
+    pairs = np.array(rows, np.uint8)
+    score = utils.Score(classes, boundary_width=1)
+    score.add(np.ascontiguousarray(pairs[:, :, 0]), np.ascontiguousarray(pairs[:, :, 1]))
+    return score
+
+
+# The 3x3 example of test_utils.py.
+SCORE = [[(0, 0), (0, 1), (1, 1)], [(1, 1), (2, 2), (2, 0)], [(255, 0), (255, 2), (2, 2)]]
+
+
+def test_summarise_a_3x3_example():
+    summary = json.loads(json.dumps(evaluate.summarise(score_of(SCORE), ['a']), allow_nan=False))
+    for name, value in {'mean_iou': 5 / 9, 'pixel_accuracy': 5 / 7, 'mean_accuracy': 13 / 18,
+                        'frequency_weighted_iou': 4 / 7, 'boundary_iou': 1 / 2}.items():
+        assert summary[name] == pytest.approx(value, rel=1e-12)
+    absent = dict.fromkeys(dataset.CLASS_NAMES[3:])
+    assert summary['per_class_iou'] == {'background': pytest.approx(1 / 3), 'aeroplane': pytest.approx(2 / 3),
+                                        'bicycle': pytest.approx(2 / 3), **absent}
+    assert summary['per_class_accuracy'] == {
+        'background': 0.5, 'aeroplane': 1.0, 'bicycle': pytest.approx(2 / 3), **absent}
+    assert summary['absent_classes'] == list(dataset.CLASS_NAMES[3:])
+    assert np.shape(summary['confusion']) == (21, 21) and summary['confusion'][2][:3] == [1, 0, 2]
+    assert summary['images'] == 1 and summary['per_image'] == [{'filename': 'a', 'mean_iou': pytest.approx(5 / 9)}]
+
+
+def test_a_class_that_is_only_predicted_has_an_iou_but_no_accuracy():
+    summary = evaluate.summarise(score_of([[(0, 5)]]), ['a'])
+    assert summary['per_class_iou']['bottle'] == 0 and summary['per_class_accuracy']['bottle'] is None
+    assert 'bottle' not in summary['absent_classes'] and summary['boundary_iou'] is None
+
+
 def test_print_scores(capsys):
-    confusion = np.zeros((21, 21), np.int64)
-    confusion[0, 0], confusion[0, 2], confusion[2, 2] = 6, 2, 4
-    evaluate.print_scores({'plain': confusion, 'crf': confusion.T})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ['IoU', 'with', 'CRF']
-    assert lines[1].split() == ['background', '0.7500', '0.7500']
-    assert lines[2].split() == ['aeroplane', 'absent', 'absent']
-    assert lines[3].split() == ['bicycle', '0.6667', '0.6667']
-    assert lines[-2].split() == ['mean', 'IoU', '0.7083', '0.7083']
-    assert lines[-1].split() == ['pixel', 'accuracy', '0.8333', '0.8333']
+    evaluate.print_scores({'plain': score_of(SCORE), 'crf': score_of([[(0, 0), (1, 1)]])})
+    rows = {line[:24].strip(): line[24:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows == {
+        '': ['IoU', 'accuracy', 'IoU', 'with', 'CRF', 'acc.', 'with', 'CRF'],
+        'background': ['0.3333', '0.5000', '1.0000', '1.0000'], 'aeroplane': ['0.6667', '1.0000', '1.0000', '1.0000'],
+        'bicycle': ['0.6667', '0.6667', 'absent', 'absent'],
+        **{name: ['absent'] * 4 for name in dataset.CLASS_NAMES[3:]},
+        'mean IoU': ['0.5556', '1.0000'], 'pixel accuracy': ['0.7143', '1.0000'], 'mean accuracy': ['0.7222', '1.0000'],
+        'frequency-weighted IoU': ['0.5714', '1.0000'], 'boundary IoU (5 px)': ['0.5000', '1.0000']}
+
+
+def test_the_worst_and_the_best_are_kept_and_the_others_let_go():
+    found = evaluate.Evaluation([], {}, [], [])
+    for iou in (0.5, 0.1, math.nan, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6):
+        evaluate.keep_extremes(found, evaluate.Sample(f'image{iou}', None, None, {}, {'plain': iou}))
+    assert [sample.mean_ious['plain'] for sample in found.worst] == [0.1, 0.2, 0.3, 0.4]
+    assert [sample.mean_ious['plain'] for sample in found.best] == [0.9, 0.8, 0.7, 0.6]
+
+
+@pytest.mark.parametrize('filename, expected', [
+    ('2007_000033', '2007_000033'), ('../a b/图 "<i>.jpg', '_a_b_i_jpg'), ('x' * 300, 'x' * 100)])
+def test_safe_name(filename, expected):
+    assert evaluate.safe_name(filename) == expected
+
+
+@pytest.fixture(scope='module')
+def evaluated(trained, record, tmp_path_factory):
+    """A folder that an evaluation with CRF wrote, over the remains of earlier ones."""
+    folder = tmp_path_factory.mktemp('evaluated')
+    for name in ('worst_1_other_img.jpg', 'best_4_other_error_crfed.jpg', 'my_worst_1_img.jpg', 'worst_1_notes.txt'):
+        (folder / name).write_text('')
+    evaluate.main(['--checkpoint_path', str(trained / 'train'), '--dataset', record, '--crf', '--num_workers', '2',
+                   '--output_dir', str(folder)])
+    return folder
+
+
+def test_metrics_json(evaluated, trained, record, pairs):
+    metrics = json.loads((evaluated / 'metrics.json').read_text())
+    assert metrics['images'] == metrics['crf']['images'] == 5 and set(metrics['crf']) < set(metrics)
+    assert [each['filename'] for each in metrics['per_image']] == [f'image{number}' for number in range(5)]
+    for figures in (metrics, metrics['crf']):
+        confusion = np.array(figures['confusion'])
+        assert confusion.sum() == sum((label != 255).sum() for _, label in pairs)
+        np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(
+            np.concatenate([label.ravel() for _, label in pairs]), minlength=256)[:21])
+        with np.errstate(invalid='ignore'):
+            ious = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+        assert figures['mean_iou'] == pytest.approx(np.nanmean(ious), rel=1e-12)
+    ranked = sorted(metrics['per_image'], key=lambda each: each['mean_iou'])
+    for end, expected in (('worst', ranked[:4]), ('best', ranked[:-5:-1])):
+        assert [each['mean_iou'] for each in metrics[end]] == [each['mean_iou'] for each in expected]
+        for rank, each in enumerate(metrics[end], start=1):
+            assert each['stem'] == f'{end}_{rank}_{each["filename"]}'
+            number = int(each['filename'][-1])
+            assert each['mean_iou'] == metrics['per_image'][number]['mean_iou']
+            assert each['crf_mean_iou'] == metrics['crf']['per_image'][number]['mean_iou']
+
+
+def test_the_scorecard(evaluated, trained, record):
+    card = json.loads((evaluated / 'metrics.json').read_text())['scorecard']
+    checkpoint = train.find_checkpoint(str(trained / 'train'))
+    files = b''.join(open(checkpoint + ending, 'rb').read() for ending in ('.index', '.data-00000-of-00001'))
+    assert card['sha256'] == hashlib.sha256(files).hexdigest()
+    assert (card['dataset'], card['images'], card['checkpoint'], card['step']) == (record, 5, checkpoint, 3)
+    assert (card['vgg_weights_from'], card['seed'], card['settings']['batch_size']) == ('random start', 0, 2)
+    assert card['crf_parameters'] == {'iterations': 5, 'gaussian_xy': 10, 'gaussian_compat': 3, 'bilateral_xy': 50,
+                                      'bilateral_rgb': 20, 'bilateral_compat': 10}
+    assert card['packages']['numpy'] == np.__version__ and card['packages']['tensorflow'] == tf.__version__
+
+
+def test_pictures_of_the_worst_and_best(evaluated, pairs):
+    metrics = json.loads((evaluated / 'metrics.json').read_text())
+    kinds = ('img', 'annotation', 'prediction', 'prediction_crfed', 'error', 'error_crfed')
+    stems = {each['stem']: each['filename'] for each in metrics['worst'] + metrics['best']}
+    assert len(stems) == 8
+    assert sorted(os.listdir(evaluated)) == sorted(
+        [f'{stem}_{kind}.jpg' for stem in stems for kind in kinds]
+        + ['metrics.json', 'confusion.png', 'confusion_crf.png', 'my_worst_1_img.jpg', 'worst_1_notes.txt'])
+    for stem, filename in stems.items():
+        label = pairs[int(filename[-1])][1]
+        for kind in kinds:
+            picture = np.array(Image.open(evaluated / f'{stem}_{kind}.jpg')).astype(int)
+            assert picture.shape == (*label.shape, 3)
+            if kind in ('annotation', 'error', 'error_crfed') and (label == 255).any():
+                assert np.abs(picture[label == 255] - (224, 224, 192)).mean() < 12
+    assert np.array(Image.open(evaluated / 'confusion.png')).std() > 10
+
+
+def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_record, tmp_path):
+    (tmp_path / 'confusion_crf.png').write_text('')
+    evaluate.main(['--checkpoint_path', str(trained / 'train'), '--dataset', flat_record[0],
+                   '--output_dir', str(tmp_path)])
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert metrics['crf'] is None and metrics['scorecard']['crf_parameters'] is None
+    assert all(each['crf_mean_iou'] is None for each in metrics['worst'] + metrics['best'])
+    assert not any('crf' in name for name in os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize('checkpoint', ['/runs/a/train/model.ckpt-3', '/runs/a/best/model.ckpt-3'])
+def test_default_output_dir(checkpoint):
+    assert evaluate.default_output_dir(checkpoint) == '/runs/a/evaluation'
+
+
+# ------------------------------------------------------------------------------------------- the program
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path, record):
@@ -68,9 +253,11 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, record):
         evaluate.evaluate(str(tmp_path / 'other.ckpt'), record, False)
 
 
-def test_the_script(trained, record):
+def test_the_script(trained, record, tmp_path):
     done = subprocess.run([sys.executable, os.path.join(os.path.dirname(train.__file__), 'evaluate.py'),
-                           '--checkpoint_path', str(trained / 'train'), '--dataset', record, '--crf'],
+                           '--checkpoint_path', str(trained / 'train'), '--dataset', record, '--crf',
+                           '--output_dir', str(tmp_path)],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'mean IoU' in done.stdout and 'with CRF' in done.stdout
+    assert {'metrics.json', 'confusion.png', 'confusion_crf.png'} <= set(os.listdir(tmp_path))

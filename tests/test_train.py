@@ -1,6 +1,8 @@
 import csv
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from conftest import write_record
 from PIL import Image
 
 import dataset
+import evaluate
 import train
 import utils
 import vgg
@@ -29,8 +32,8 @@ def short_run(record, folder, *more):
             *map(str, more)]
 
 
-def read_log(folder):
-    with open(folder / 'train' / 'log.csv', newline='') as file:
+def read_log(folder, name='log.csv'):
+    with open(folder / 'train' / name, newline='') as file:
         return list(csv.DictReader(file))
 
 
@@ -352,6 +355,274 @@ def test_write_validation_scores_the_image(tmp_path):
 @pytest.mark.parametrize('seconds, text', [(0.4, '0:00:00'), (59.6, '0:01:00'), (3725.4, '1:02:05')])
 def test_format_seconds(seconds, text):
     assert train.format_seconds(seconds) == text
+
+
+def test_settings_keep_where_vgg_came_from(tmp_path):
+    def origin(*argv, resume_from=None):
+        train.save_settings(train.parse_args(list(argv)), str(tmp_path), resume_from)
+        return json.loads((tmp_path / 'settings.json').read_text())['vgg_weights_from']
+
+    assert origin() == 'random start'
+    assert origin('--checkpoint_path', 'a.ckpt', resume_from='model.ckpt-3') == 'random start'
+    assert origin('--checkpoint_path', 'a.ckpt') == 'a.ckpt'  # another run in the same folder
+    assert origin(resume_from='model.ckpt-3') == 'a.ckpt'
+    assert json.loads((tmp_path / 'settings.json').read_text())['checkpoint_path'] is None
+    (tmp_path / 'settings.json').write_text('{"checkpoint_path": "b.ckpt"}')  # of an older train.py
+    assert origin(resume_from='model.ckpt-3') == 'b.ckpt'
+
+
+@pytest.mark.parametrize('text', ['not JSON', '3'])
+def test_damaged_settings_are_named(tmp_path, text):
+    (tmp_path / 'settings.json').write_text(text)
+    with pytest.raises(UserError, match='settings.json: not the settings of a run; remove it'):
+        train.read_settings(str(tmp_path))
+    assert train.read_settings(str(tmp_path / 'nowhere')) == {}
+
+
+# ------------------------------------------------------------------------------------------- scores and OUT/best
+
+
+def test_best_holds_the_step_with_the_highest_mean_iou(record, tmp_path):
+    train.main(short_run(record, tmp_path, '--max_steps', 5, '--eval_steps', 2, '--learning_rate', 1e-3))
+    rows = read_log(tmp_path, 'eval.csv')
+    assert [int(row['step']) for row in rows] == [2, 4, 5]
+    highest = max(rows, key=lambda row: float(row['mean_iou']))
+    best = train.find_checkpoint(str(tmp_path / 'best'))
+    assert best.endswith(f'model.ckpt-{highest["step"]}')
+    assert sorted(os.listdir(tmp_path / 'best')) == ['checkpoint', *(
+        f'{os.path.basename(best)}.{ending}' for ending in ('data-00000-of-00001', 'index')), 'settings.json']
+
+    found = evaluate.evaluate(best, record, with_crf=False)
+    for name, value in found.scores['plain'].figures().items():
+        assert value == float(highest[name])  # to the last digit
+    assert train.read_shapes(best).keys() == {
+        name for name in train.read_shapes(train.find_checkpoint(str(tmp_path / 'train')))
+        if 'Adam' not in name and name not in ('global_step', 'beta1_power', 'beta2_power')}
+
+    logged = {(step, value.tag): value.simple_value for step, value in events(tmp_path)}
+    for row in rows:
+        for name in train.EvaluationLog.COLUMNS[1:]:
+            assert logged[int(row['step']), f'validation/{name}'] == pytest.approx(float(row[name]), rel=1e-6)
+
+    train.main(short_run(record, tmp_path, '--max_steps', 6, '--eval_steps', 3))
+    resumed = read_log(tmp_path, 'eval.csv')
+    assert resumed[:3] == rows and [int(row['step']) for row in resumed] == [2, 4, 5, 6]
+    highest = max(resumed, key=lambda row: float(row['mean_iou']))
+    assert train.find_checkpoint(str(tmp_path / 'best')).endswith(f'model.ckpt-{highest["step"]}')
+
+
+def test_score_record_against_the_definition(trained, record, pairs):
+    with tf.Session() as session:
+        predictor = train.load_predictor(session, train.find_checkpoint(str(trained / 'train')))
+        reader = train.build_reader(record, 5)
+        examples = [(example['label'], probabilities)
+                    for example, probabilities in train.predict_record(session, predictor, reader)]
+        score, loss = train.score_record(session, predictor, reader)  # a second pass over the same reader
+    entropies, hits = [], []
+    for label, probabilities in examples:
+        for annotated, of_classes in zip(label.ravel(), probabilities.reshape(-1, 21), strict=True):
+            if annotated != 255:
+                entropies.append(-math.log(of_classes[annotated]))
+                hits.append(annotated == of_classes.argmax())
+    assert len(hits) == sum((label != 255).sum() for _, label in pairs)
+    assert loss == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert score.figures()['pixel_accuracy'] == pytest.approx(np.mean(hits), rel=1e-12)
+
+
+def test_an_image_too_large_for_memory_is_named():
+    class Session:
+        def __init__(self):
+            self.results = [None, {'filename': b'big', 'image': np.zeros((3, 4, 3), np.uint8)}]
+
+        def run(self, *_):
+            if not self.results:
+                raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
+            return self.results.pop(0)
+
+    predictor, reader = train.Predictor('image', 'probabilities'), train.Reader('a.record', 1, 'initializer', 'next')
+    with pytest.raises(UserError, match='^a.record: out of memory at big, 4 x 3 pixels; leave it out'):
+        next(train.predict_record(Session(), predictor, reader))
+
+
+class Run:
+    """The evaluations of a run, without the training: a graph of one variable, which holds the step."""
+
+    def __init__(self, folder):
+        self.args = train.parse_args(['--output_dir', str(folder), '--eval_steps', '1'])
+        train.make_run_folder(self.args)
+        (folder / 'train' / 'settings.json').write_text('{}')
+        self.folder, self.step = folder, tf.get_variable('step', [])
+
+    def start(self, start_step=0):
+        writer = tf.summary.FileWriterCache.get(str(self.folder / 'train'))
+        return train.EvaluationLog(self.args, writer, start_step)
+
+    def add(self, log, step, right):
+        """Evaluates a network that has `right` of ten pixels right, all of one class."""
+        score = utils.Score(2)
+        score.add(np.zeros((1, 10), np.uint8), np.uint8(np.arange(10) >= right)[np.newaxis])
+        with tf.Session() as session:
+            session.run(self.step.assign(step))
+            log.add(session, step, score, 1.0)
+
+    def state(self):
+        """Steps in eval.csv; the step that OUT/best stands for; the checkpoints there."""
+        best = train.find_checkpoint(str(self.folder / 'best'))
+        assert int(tf.train.load_variable(best, 'step')) == train.checkpoint_step(best)
+        return ([int(row['step']) for row in read_log(self.folder, 'eval.csv')], train.checkpoint_step(best),
+                sorted({name.split('.')[1] for name in os.listdir(self.folder / 'best') if 'ckpt' in name}))
+
+
+def test_the_first_of_the_best_stays(tmp_path):
+    run = Run(tmp_path)
+    log = run.start()
+    for step, right, best in ((1, 4, 1), (2, 6, 2), (3, 6, 2), (4, 2, 2), (5, 7, 5)):
+        run.add(log, step, right)
+        log.drop_beaten()
+        assert run.state() == (list(range(1, step + 1)), best, [f'ckpt-{best}'])
+
+
+def test_resuming_forgets_no_best_and_repeats_no_row(tmp_path):
+    run = Run(tmp_path)
+    log = run.start()
+    for step, right in ((1, 6), (2, 4)):
+        run.add(log, step, right)
+        log.drop_beaten()
+    log = run.start(start_step=1)  # training goes on from a checkpoint before the second evaluation
+    assert run.state() == ([1], 1, ['ckpt-1'])
+    run.add(log, 2, 5)
+    log.drop_beaten()
+    assert run.state() == ([1, 2], 1, ['ckpt-1'])
+
+
+def test_killed_before_the_training_checkpoint_the_old_best_is_there(tmp_path):
+    run = Run(tmp_path)
+    log = run.start()
+    run.add(log, 1, 4)
+    log.drop_beaten()
+    run.add(log, 2, 6)
+    assert run.state() == ([1, 2], 1, ['ckpt-1', 'ckpt-2'])
+    log = run.start(start_step=1)
+    assert run.state() == ([1], 1, ['ckpt-1'])
+    run.add(log, 2, 5)
+    log.drop_beaten()
+    assert run.state() == ([1, 2], 2, ['ckpt-2'])
+
+
+def test_killed_after_the_training_checkpoint_the_new_best_is_there(tmp_path):
+    run = Run(tmp_path)
+    log = run.start()
+    run.add(log, 1, 4)
+    log.drop_beaten()
+    run.add(log, 2, 6)
+    run.start(start_step=2)
+    assert run.state() == ([1, 2], 2, ['ckpt-2'])
+
+
+def test_without_eval_steps_nothing_is_scored(trained):
+    assert not os.path.exists(trained / 'best') and not os.path.exists(trained / 'train' / 'eval.csv')
+
+
+# ------------------------------------------------------------------------------------------- the watchdog
+
+
+def watch(losses):
+    """What the watchdog says to a sequence of losses: list of lines."""
+    said = []
+    watchdog = train.Watchdog(dataset.CLASS_NAMES, said.append)
+    for step, loss in enumerate(losses, start=1):
+        watchdog.see_loss(step, float(loss))
+    return said
+
+
+def noisy(level, seed=0):
+    """Losses of mean `level`, float [N], as far apart as those of small batches are."""
+    return level * np.random.RandomState(seed).lognormal(mean=-0.08, sigma=0.4, size=len(level))
+
+
+STEPS = np.arange(1, 2001)
+DEMO = np.maximum(3.04 * np.exp(-STEPS[:400] / 80), 0.17)  # what `make demo` does, or nearly
+REAL = np.where(STEPS < 300, 1.4, np.maximum(1.4 * np.exp(-(STEPS - 300) / 800), 0.2))  # VOC begins like this
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('level', [DEMO, REAL, np.concatenate([DEMO, np.full(2000, 0.17)]), np.full(2000, 0.02)])
+def test_the_watchdog_is_silent_on_a_healthy_loss(level, seed):
+    assert watch(noisy(level, seed)) == []
+
+
+@pytest.mark.parametrize('level, at, says', [
+    (np.full(1500, 1.4), range(550, 1001), 'the loss per pixel has not fallen since step '),
+    (np.concatenate([DEMO[:200], np.full(200, 1.6)]), range(250, 301), r'the loss per pixel has risen to 1\.[3-9]'),
+    (np.concatenate([[3.04], np.full(300, 40)]), [100], 'more than the 3.04 of a network that knows nothing'),
+])
+def test_the_watchdog_says_once_that_the_loss_does_not_fall(level, at, says):
+    said = watch(noisy(level))
+    assert len(said) == 1 and '--learning_rate' in said[0] and '\n' not in said[0]
+    found = re.fullmatch(rf'watchdog: step (\d+): .*{says}.*', said[0])
+    assert found and int(found.group(1)) in at
+
+
+def confusion_of(annotated, predicted):
+    """Confusion matrix of 1000 pixels: the shares of background annotated and predicted; the rest is person."""
+    confusion = np.zeros((21, 21), np.int64)
+    confusion[0, 0] = round(1000 * min(annotated, predicted))
+    confusion[0, 15] = round(1000 * annotated) - confusion[0, 0]
+    confusion[15, 0] = round(1000 * predicted) - confusion[0, 0]
+    confusion[15, 15] = 1000 - confusion.sum()
+    return confusion
+
+
+@pytest.mark.parametrize('step, annotated, predicted, num_images, expected', [
+    (300, 0.75, 0.995, 236, '99.5% of the predicted pixels are background, of the annotated ones 75.0%'),
+    (300, 0.25, 0.0, 236, '100.0% of the predicted pixels are person, of the annotated ones 75.0%'),
+    (300, 0.75, 0.98, 236, None),
+    (299, 0.75, 0.995, 236, None),  # early on one class alone is nothing to worry about
+    (300, 0.97, 0.995, 236, None),  # the annotation is nearly all of that class as well
+    (300, 0.75, 0.995, 2, None),  # too few images
+])
+def test_the_watchdog_and_predictions_of_one_class(step, annotated, predicted, num_images, expected):
+    said = []
+    watchdog = train.Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog.see_predictions(step, confusion_of(annotated, predicted), num_images)
+    assert [line.split(': ')[2] for line in said] == ([expected] if expected else [])
+    if expected:
+        watchdog.see_predictions(step + 1, confusion_of(annotated, predicted), num_images)
+        assert len(said) == 1 and '--learning_rate' in said[0]
+
+
+def test_the_watchdog_looks_at_the_last_three_validation_images_together():
+    said = []
+    watchdog = train.Watchdog(dataset.CLASS_NAMES, said.append)
+    for step, predicted in ((300, 0.5), (350, 1), (400, 1), (450, 0.9), (500, 1), (550, 1)):
+        watchdog.see_predictions(step, confusion_of(0.75, predicted), num_images=1)
+    assert said == []
+    watchdog.see_predictions(600, confusion_of(0.75, 1), num_images=1)
+    assert len(said) == 1 and said[0].startswith('watchdog: step 600: 100.0%')
+
+
+@pytest.mark.parametrize('training, validation, at', [
+    ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.8, 0.9, 1.0], 4),
+    ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.6, 0.55, 0.5], None),  # still falling
+    ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.8, 0.6, 0.8], None),  # up once, twice, but not on end
+    ([1.0, 0.9, 0.95, 1.0, 1.0], [1.1, 1.0, 2.5, 2.5, 2.5], None),  # training gets no better: another trouble
+    ([0.02, 0.015, 0.01, 0.01, 0.01], [0.05, 0.03, 0.04, 0.05, 0.06], None),  # next to nothing
+])
+def test_the_watchdog_and_validation_going_its_own_way(training, validation, at):
+    said = []
+    watchdog = train.Watchdog(dataset.CLASS_NAMES, said.append)
+    for number, (loss, validation_loss) in enumerate(zip(training, validation, strict=True)):
+        for step in range(1, 51):
+            watchdog.see_loss(number * 50 + step, loss)
+        watchdog.see_validation_loss(number * 50 + 50, validation_loss)
+    assert [line.split(': ')[1] for line in said] == ([f'step {50 * at}'] if at else [])
+
+
+@pytest.mark.parametrize('learning_rate, speaks', [(0.01, True), (1e-4, False)])
+def test_the_watchdog_in_a_real_run(record, tmp_path, monkeypatch, capsys, learning_rate, speaks):
+    monkeypatch.setattr(train.Watchdog, 'WINDOW', 6)
+    train.main(short_run(record, tmp_path, '--max_steps', 12, '--learning_rate', learning_rate))
+    assert ('watchdog: step 12: the loss per pixel is' in capsys.readouterr().out) == speaks
 
 
 # ------------------------------------------------------------------------------------------- a user's mistakes

@@ -54,10 +54,76 @@ def test_scores_of_a_3x3_example():
     assert utils.pixel_accuracy(confusion) == pytest.approx(5 / 7)  # two of the nine pixels are void
 
 
+def test_every_figure_of_the_3x3_example():
+    """By hand. All seven annotated pixels: 1 of 2, 2 of 2, 2 of 3 right; IoU 1/3, 2/3, 2/3 (see above).
+
+    The void pixels of the last row take the classes 1 and 2 of those above them, so that every pixel but the last
+    touches a border. Without it and the void: IoU 1/3, 2/3, 1/2.
+    """
+    score = utils.Score(4, boundary_width=1)
+    assert score.add(LABELS, PREDICTIONS) == pytest.approx(5 / 9)
+    np.testing.assert_array_equal(score.boundary_confusion, [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
+    assert score.figures() == pytest.approx({
+        'mean_iou': 5 / 9, 'pixel_accuracy': 5 / 7, 'mean_accuracy': (1 / 2 + 1 + 2 / 3) / 3,
+        'frequency_weighted_iou': (2 * 1 / 3 + 2 * 2 / 3 + 3 * 2 / 3) / 7, 'boundary_iou': (1 / 3 + 2 / 3 + 1 / 2) / 3})
+    np.testing.assert_allclose(utils.accuracy_per_class(score.confusion), [1 / 2, 1, 2 / 3, np.nan])
+
+
+def test_a_score_adds_up_images():
+    score = utils.Score(4)
+    score.add(LABELS, PREDICTIONS)
+    score.add(np.full((1, 2), 3, np.uint8), np.full((1, 2), 0, np.uint8))
+    assert score.image_ious == pytest.approx([5 / 9, 0])
+    np.testing.assert_array_equal(score.confusion, [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 2, 0], [2, 0, 0, 0]])
+    # class 0 now: 1 hit, 2 annotated, 4 predicted, IoU 1 / (2 + 4 - 1); class 3: no hit
+    assert score.figures()['mean_iou'] == pytest.approx((1 / 5 + 2 / 3 + 2 / 3 + 0) / 4)
+    assert score.figures()['boundary_iou'] == pytest.approx(5 / 9)  # the second image has no border
+
+
 def test_scores_of_nothing_are_nan():
-    confusion = utils.confusion_matrix(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), 3)
-    assert confusion.sum() == 0
-    assert np.isnan(utils.mean_iou(confusion)) and np.isnan(utils.pixel_accuracy(confusion))
+    score = utils.Score(3)
+    assert np.isnan(score.add(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8)))
+    assert score.confusion.sum() == 0 and all(np.isnan(value) for value in score.figures().values())
+
+
+def test_the_border_runs_in_the_middle_of_the_void():
+    labels = np.zeros((5, 12), np.uint8)
+    labels[:, 6:] = 1
+    labels[:, 5:7] = 255
+    for width, band in ((1, []), (2, [4, 7]), (3, [3, 4, 7, 8])):  # 5 and 6 touch at the border, but are void
+        expected = np.zeros((5, 12), bool)
+        expected[:, band] = True
+        np.testing.assert_array_equal(utils.boundary_band(labels, 21, width), expected)
+
+
+@pytest.mark.parametrize('labels', [[[0]], [[255]], [[255] * 3] * 2, [[1, 1], [1, 255]]])
+def test_without_two_classes_there_is_no_band(labels):
+    assert not utils.boundary_band(np.array(labels, np.uint8), 21, 5).any()
+
+
+def test_cross_entropy():
+    labels = np.array([[0, 1, 255], [1, 0, 255]], np.uint8)
+    probabilities = np.full((2, 3, 2), 0.5, np.float32)
+    probabilities[0, 1], probabilities[1, 1] = (0.75, 0.25), (0, 1)
+    # ln 2 + ln 4 + ln 2, and a pixel whose probability is 0: the smallest normal float32 is 2 ** -126
+    assert utils.cross_entropy(labels, probabilities) == pytest.approx((1 + 2 + 1 + 126) * np.log(2))
+
+
+def test_error_map():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    errors = utils.error_map(image, np.array([[1, 1, 255]], np.uint8), np.array([[1, 0, 0]], np.uint8), 21)
+    np.testing.assert_array_equal(errors, [[[208, 208, 208],  # 100 * 0.3 + 255 * 0.7 = 208.5, to even
+                                            [220, 30, 30], [224, 224, 192]]])
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'a.json'
+    utils.save_json(str(path), {'name': '图', 'none': None})
+    before = path.read_text(encoding='utf-8')
+    assert '图' in before and before.endswith('}\n')
+    with pytest.raises(ValueError):
+        utils.save_json(str(path), {'value': float('nan')})
+    assert os.listdir(tmp_path) == ['a.json'] and path.read_text(encoding='utf-8') == before
 
 
 def test_overlay_blends_objects_and_leaves_background():

@@ -47,8 +47,8 @@ def train_and_score(args, record):
             settings += ['--checkpoint_path', args.checkpoint_path]
         train.main([str(setting) for setting in settings])
         checkpoint = train.find_checkpoint(os.path.join(args.output_dir, 'train'))
-        confusion = evaluate.evaluate(checkpoint, record, with_crf=False)['plain']
-        scores.append((step, utils.mean_iou(confusion)))
+        scored = evaluate.evaluate(checkpoint, record, with_crf=False)
+        scores.append((step, scored.scores['plain'].figures()['mean_iou']))
         print(f'step {step}: mean IoU {scores[-1][1]:.4f} on the {args.num_images} images trained on', flush=True)
     return scores
 
