@@ -32,9 +32,8 @@ demo: install
 	$(BIN)/python tools/convert_vgg_weights.py --source hed --output $(DEMO)/vgg_16.ckpt
 	$(BIN)/python train.py --checkpoint_path $(DEMO)/vgg_16.ckpt --output_dir $(DEMO) \
 		--dataset_train $(DEMO)/fcn_train.record --dataset_val $(DEMO)/fcn_val.record \
-		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 100 --save_steps 200
+		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 50 --eval_steps 100
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
-	$(BIN)/python report.py --output_dir $(DEMO)
 	@echo 'Open $(DEMO)/index.html in a browser: curves, pictures and figures of the run.'
 
 overfit: install

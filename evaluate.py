@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 import crf
 import dataset
+import report
 import train
 import utils
 from utils import UserError
@@ -306,9 +307,9 @@ def format_score(value):
     return 'absent' if math.isnan(value) else f'{value:.4f}'
 
 
-def default_output_dir(checkpoint):
-    """OUT/evaluation for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(checkpoint))), 'evaluation')
+def find_run_folder(checkpoint):
+    """OUT for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(checkpoint)))
 
 
 def parse_args(argv=None):
@@ -328,7 +329,7 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    output_dir = args.output_dir or default_output_dir(checkpoint)
+    output_dir = args.output_dir or os.path.join(find_run_folder(checkpoint), 'evaluation')
     os.makedirs(output_dir, exist_ok=True)
     found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers)
     scorecard = make_scorecard(checkpoint, args.dataset, len(found.filenames), args.crf)
@@ -341,6 +342,8 @@ def main(argv=None):
                     {**summaries['plain'], 'crf': summaries.get('crf'), 'scorecard': scorecard,
                      **write_pictures(output_dir, found)})
     print(f'figures and pictures in {output_dir}')
+    if not args.output_dir:
+        print(f'all to look at in {report.write_page(find_run_folder(checkpoint))}')
 
 
 if __name__ == '__main__':

@@ -225,7 +225,7 @@ def write_curves(curves, folder):
         if curve.lines:
             light = draw_curve(curve, COLOURS['light'])
             for theme, svg in (('light', light), ('dark', darken(light))):
-                write_whole(os.path.join(folder, f'{curve.name}-{theme}.svg'), svg)
+                utils.save_text(os.path.join(folder, f'{curve.name}-{theme}.svg'), svg)
 
 
 def darken(svg):
@@ -361,7 +361,7 @@ def write_page(output_dir):
         **describe_run(output_dir, settings), **describe_validation(output_dir, scores),
         **describe_evaluation(output_dir, metrics))
     path = os.path.join(output_dir, 'index.html')
-    write_whole(path, html)
+    utils.save_text(path, html)
     return path
 
 
@@ -403,20 +403,6 @@ def describe_evaluation(output_dir, metrics):
             'extremes': {'Worst images': extreme_rows(output_dir, metrics, 'worst'),
                          'Best images': extreme_rows(output_dir, metrics, 'best')},
             'scorecard': as_dict(metrics.get('scorecard'))}
-
-
-def write_whole(path, text):
-    """Writes under a temporary name, then renames: a browser never opens half a page."""
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # train.py and evaluate.py may write at once
-    try:
-        with open(partial, 'w', encoding='utf-8', errors='replace') as file:  # names may hold what UTF-8 cannot
-            file.write(text)
-        os.replace(partial, path)
-    except BaseException:
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise
 
 
 def check_run_folder(output_dir):

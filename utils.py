@@ -282,7 +282,7 @@ class Score:
 def whole_file(path):
     """Gives a temporary name to write to and renames it to `path` at the end: a full disk leaves no half file there."""
     folder, name = os.path.split(path)
-    partial = os.path.join(folder, 'partial-' + name)
+    partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same page at once
     try:
         yield partial
         os.replace(partial, path)
@@ -292,11 +292,15 @@ def whole_file(path):
         raise
 
 
+def save_text(path, text):
+    """Writes a UTF-8 file, complete or not at all; what UTF-8 cannot hold (odd file names) becomes a question mark."""
+    with whole_file(path) as partial, open(partial, 'w', encoding='utf-8', errors='replace') as file:
+        file.write(text)
+
+
 def save_json(path, content):
     """Writes dicts, lists, strings and numbers as JSON, complete or not at all; nan, which JSON lacks, is an error."""
-    with whole_file(path) as partial, open(partial, 'w', encoding='utf-8') as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write('\n')
+    save_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
 
 # ------------------------------------------------------------------------------------------- programs

@@ -237,8 +237,8 @@ def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_re
 
 
 @pytest.mark.parametrize('checkpoint', ['/runs/a/train/model.ckpt-3', '/runs/a/best/model.ckpt-3'])
-def test_default_output_dir(checkpoint):
-    assert evaluate.default_output_dir(checkpoint) == '/runs/a/evaluation'
+def test_find_run_folder(checkpoint):
+    assert evaluate.find_run_folder(checkpoint) == '/runs/a'
 
 
 # ------------------------------------------------------------------------------------------- the program

@@ -17,6 +17,8 @@ def test_overfit_trains_in_turns_and_draws_the_curve(record, tmp_path, capsys):
     assert 'step 2: mean IoU 0.' in out and 'step 4: mean IoU 0.' in out
     assert os.path.exists(tmp_path / 'train' / 'model.ckpt-4.index')
     assert Image.open(tmp_path / 'curve.png').size == (700, 350)
+    with pytest.raises(utils.UserError, match='holds a run already'):
+        overfit.main(['--dataset', record, '--output_dir', str(tmp_path)])
 
 
 def test_too_few_images_is_one_line(tmp_path):

@@ -12,8 +12,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import matplotlib
 import tensorflow.compat.v1 as tf
+from matplotlib.figure import Figure
 
 import dataset
 import evaluate
@@ -55,11 +55,10 @@ def train_and_score(args, record):
 
 def draw_curve(log_path, scores, path):
     """Draws loss per pixel (of train.py's log.csv) and mean IoU (list of (step, value)) over the steps into one PNG."""
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
     with open(log_path, newline='') as file:
         losses = [(int(row['step']), float(row['loss_per_pixel'])) for row in csv.DictReader(file)]
-    figure, loss_axis = pyplot.subplots(figsize=(7, 3.5), layout='constrained')
+    figure = Figure(figsize=(7, 3.5), layout='constrained')
+    loss_axis = figure.subplots()
     loss_axis.plot(*zip(*losses), color='tab:red')
     loss_axis.set(xlabel='step', ylim=(0, None))
     loss_axis.set_ylabel('loss per pixel', color='tab:red')
@@ -68,8 +67,8 @@ def draw_curve(log_path, scores, path):
     score_axis.set(ylim=(0, 1))
     score_axis.set_ylabel('mean IoU', color='tab:blue')
     score_axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    with utils.whole_file(path) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def parse_args(argv=None):
@@ -94,6 +93,8 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     os.makedirs(args.output_dir, exist_ok=True)
+    if tf.train.latest_checkpoint(os.path.join(args.output_dir, 'train')):
+        raise utils.UserError(f'--output_dir {args.output_dir}: holds a run already; remove it or name another folder')
     record = os.path.join(args.output_dir, 'few.record')
     take_first(args.dataset, args.num_images, record)
     scores = train_and_score(args, record)
