@@ -309,7 +309,7 @@ def format_score(value):
 
 def find_run_folder(checkpoint):
     """OUT for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(checkpoint)))
+    return os.path.normpath(os.path.join(os.path.dirname(checkpoint), os.pardir))
 
 
 def parse_args(argv=None):

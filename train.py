@@ -665,7 +665,7 @@ def parse_args(argv=None):
 def quiet_tensorflow():
     """Keeps notices of deprecation off the terminal: this suite is TF1-style on purpose."""
     tf.logging.set_verbosity(tf.logging.ERROR)
-    warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')  # raised by slim.dropout
+    warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')  # raised by slim's layers
 
 
 def main(argv=None):

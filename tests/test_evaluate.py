@@ -236,9 +236,11 @@ def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_re
     assert not any('crf' in name for name in os.listdir(tmp_path))
 
 
-@pytest.mark.parametrize('checkpoint', ['/runs/a/train/model.ckpt-3', '/runs/a/best/model.ckpt-3'])
-def test_find_run_folder(checkpoint):
-    assert evaluate.find_run_folder(checkpoint) == '/runs/a'
+@pytest.mark.parametrize('checkpoint, run_folder', [
+    ('/runs/a/train/model.ckpt-3', '/runs/a'), ('runs/a/best/model.ckpt-3', 'runs/a'), ('train/model.ckpt-3', '.'),
+    ('model.ckpt-3', '..')])
+def test_find_run_folder(checkpoint, run_folder):
+    assert evaluate.find_run_folder(checkpoint) == run_folder
 
 
 # ------------------------------------------------------------------------------------------- the program

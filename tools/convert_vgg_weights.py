@@ -20,6 +20,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -222,6 +223,7 @@ def main(argv=None):
         UserError: see read_weights, find_hed_weights and save_checkpoint.
     """
     args = parse_args(argv)
+    warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')  # raised by slim's layers
     if not os.path.basename(args.output) or os.path.isdir(args.output):
         raise utils.UserError(f'--output {args.output} is a folder; give a name in it, such as vgg_16.ckpt')
     path = find_hed_weights() if args.source == 'hed' else args.source
