@@ -1,4 +1,4 @@
-# make demo: the whole way on drawn data, in about 10 minutes on two CPU cores. make test: linter and tests.
+# make demo: the whole way on drawn data, in some minutes on two CPU cores. make test: linter and tests.
 # Both install what they need into .venv first. PYTHON=python3.11 chooses the interpreter.
 
 PYTHON ?= python3
