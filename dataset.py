@@ -88,18 +88,17 @@ def _check_schema(record, serialized, cure):
             raise UserError(f'{record}: its examples lack the feature {name}; {cure}')
 
 
-def whole_images(record, skip=0):
+def whole_images(record):
     """The images of a record at their true size, in the record's order, once.
 
     Args:
         record: str, path of a TFRecord file.
-        skip: int, how many examples to leave out at the start.
 
     Returns:
         tf.data.Dataset of dicts: 'image' uint8 [H, W, 3] RGB, 'label' uint8 [H, W] with 255 = ignore, 'filename'
         string.
     """
-    return (tf.data.TFRecordDataset(record).skip(skip)
+    return (tf.data.TFRecordDataset(record)
             .map(_decode_whole, num_parallel_calls=tf.data.AUTOTUNE).prefetch(1))
 
 

@@ -308,8 +308,9 @@ def format_score(value):
 
 
 def find_run_folder(checkpoint):
-    """OUT for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1."""
-    return os.path.normpath(os.path.join(os.path.dirname(checkpoint), os.pardir))
+    """OUT for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1; None for a checkpoint that lies elsewhere."""
+    folder = os.path.dirname(os.path.abspath(checkpoint))
+    return os.path.relpath(os.path.dirname(folder)) if os.path.basename(folder) in ('train', 'best') else None
 
 
 def parse_args(argv=None):
@@ -329,21 +330,28 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    output_dir = args.output_dir or os.path.join(find_run_folder(checkpoint), 'evaluation')
+    run_folder = find_run_folder(checkpoint)
+    if not (args.output_dir or run_folder):
+        raise UserError(f'{checkpoint} lies in no run folder: name a folder for the figures by --output_dir')
+    output_dir = args.output_dir or os.path.join(run_folder, 'evaluation')
     os.makedirs(output_dir, exist_ok=True)
     found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers)
     scorecard = make_scorecard(checkpoint, args.dataset, len(found.filenames), args.crf)
     print_scores(found.scores)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
           'seed {seed}'.format(**scorecard))
-
-    summaries = {name: summarise(score, found.filenames) for name, score in found.scores.items()}
-    utils.save_json(os.path.join(output_dir, 'metrics.json'),
-                    {**summaries['plain'], 'crf': summaries.get('crf'), 'scorecard': scorecard,
-                     **write_pictures(output_dir, found)})
+    write_metrics(output_dir, found, scorecard)
     print(f'figures and pictures in {output_dir}')
     if not args.output_dir:
-        print(f'all to look at in {report.write_page(find_run_folder(checkpoint))}')
+        print(f'all to look at in {report.write_page(run_folder)}')
+
+
+def write_metrics(folder, found, scorecard):
+    """Writes the pictures and, last, FOLDER/metrics.json."""
+    summaries = {name: summarise(score, found.filenames) for name, score in found.scores.items()}
+    shown = write_pictures(folder, found)
+    utils.save_json(os.path.join(folder, 'metrics.json'),
+                    {**summaries['plain'], 'crf': summaries.get('crf'), 'scorecard': scorecard, **shown})
 
 
 if __name__ == '__main__':

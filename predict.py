@@ -356,7 +356,7 @@ def export(session, folder):
         builder.save()
         os.rename(partial, version)
     except tf.errors.OpError as error:
-        raise UserError(f'--export {folder}: cannot be written ({error.message.splitlines()[0]})') from None
+        raise UserError(f'--export {folder}: cannot be written ({train.find_reason(error)})') from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return version

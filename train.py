@@ -6,6 +6,7 @@ Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Seg
 """
 import collections
 import csv
+import glob
 import json
 import math
 import os
@@ -147,15 +148,24 @@ def build_predictor(fc_channels):
 
 
 def find_checkpoint(path):
-    """The checkpoint that `path` names: itself, or the newest in it if it is a run's folder.
+    """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
 
     Raises:
         UserError: there is none.
     """
+    if os.path.isdir(os.path.join(path, 'train')):
+        path = os.path.join(path, 'train')
     checkpoint = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
     if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
         raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
     return checkpoint
+
+
+def find_reason(error):
+    """What a TensorFlow error says went wrong, one line of str: the rest of its message tells of the graph."""
+    lines = [re.sub(r'\{\{.*?\}\} *', '', line).strip() for line in error.message.splitlines()
+             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:'))]
+    return next((line[:200] for line in lines if line), type(error).__name__)
 
 
 def checkpoint_step(checkpoint):
@@ -203,11 +213,12 @@ def restore_vgg(session, checkpoint):
     """
     variables = [v for v in tf.trainable_variables('vgg_16/') if not v.op.name.startswith('vgg_16/fc8/')]
     fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
-    if not any(v.op.name in read_shapes(checkpoint) for v in fully_connected):
-        print(f'{checkpoint} holds the convolutions only: fc6 and fc7 start at random (He)')
+    is_trunk = not any(v.op.name in read_shapes(checkpoint) for v in fully_connected)
+    if is_trunk:
         variables = [v for v in variables if v not in fully_connected]
     restore(session, checkpoint, variables)
-    print(f'VGG16 restored from {checkpoint}: {len(variables)} variables')
+    print(f'VGG16 restored from {checkpoint}: {len(variables)} variables'
+          + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else ''))
 
 
 def load_predictor(session, checkpoint):
@@ -227,6 +238,13 @@ def load_predictor(session, checkpoint):
     return predictor
 
 
+def take_over(saver, writer, train_dir, resume_from, start_step):
+    """Goes on with a resumed run's files: its checkpoints count among the last, its later events are void."""
+    if resume_from:
+        saver.recover_last_checkpoints(tf.train.get_checkpoint_state(train_dir).all_model_checkpoint_paths)
+        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_step + 1)
+
+
 def save(session, saver, folder, step, write_state=True):
     """Writes FOLDER/model.ckpt-STEP with the saver's variables; write_state makes it the one that FOLDER stands for.
 
@@ -236,8 +254,10 @@ def save(session, saver, folder, step, write_state=True):
     path = os.path.join(folder, 'model.ckpt')
     try:
         saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f'{path}-{step}: cannot be written ({str(error).splitlines()[0]}); '
+    except tf.errors.OpError as error:
+        for partial in glob.glob(glob.escape(f'{path}-{step}.') + '*'):
+            os.remove(partial)
+        raise UserError(f'{path}-{step}: cannot be written ({find_reason(error)}); '
                         'free some space and start again: training resumes at the checkpoint before') from None
 
 
@@ -288,13 +308,14 @@ def write_validation(folder, step, image, label, probabilities):
     return paths, scores
 
 
-def validate(session, predictor, example, eval_dir, step, writer):
-    """Predicts one validation example (see dataset.whole_images), writes its pictures, and logs it.
+def validate(session, predictor, reader, eval_dir, step, writer):
+    """Predicts the Reader's next validation image, writes its pictures, and logs it.
 
     Returns:
         int64 [C, C], utils.confusion_matrix of the prediction.
     """
-    probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+    example = run_input(session, reader.next_example, reader.record)
+    probabilities = predict_example(session, predictor, example, reader.record)
     paths, (plain, refined) = write_validation(eval_dir, step, example['image'], example['label'], probabilities)
     found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
     print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
@@ -313,9 +334,12 @@ def validate(session, predictor, example, eval_dir, step, writer):
 Reader = collections.namedtuple('Reader', 'record num_examples initializer next_example')
 
 
-def build_reader(record, num_examples):
-    """Reads a whole record in the default graph, from its start each time that the Reader's `initializer` is run."""
-    iterator = tf.data.make_initializable_iterator(dataset.whole_images(record))
+def build_reader(record, num_examples, skip=0):
+    """Reads a record's whole images round and round, in the default graph.
+
+    Each run of the Reader's `initializer` goes back to the start: the record's first image, or the one after `skip`.
+    """
+    iterator = tf.data.make_initializable_iterator(dataset.whole_images(record).repeat().skip(skip))
     return Reader(record, num_examples, iterator.initializer, iterator.get_next())
 
 
@@ -332,13 +356,17 @@ def predict_record(session, predictor, reader):
     session.run(reader.initializer)
     for _ in range(reader.num_examples):
         example = run_input(session, reader.next_example, reader.record)
-        try:
-            probabilities = session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
-        except tf.errors.ResourceExhaustedError:
-            height, width, _ = example['image'].shape
-            raise UserError(f'{reader.record}: out of memory at {example["filename"].decode(errors="replace")}, '
-                            f'{width} x {height} pixels; leave it out, or run on the CPU') from None
-        yield example, probabilities
+        yield example, predict_example(session, predictor, example, reader.record)
+
+
+def predict_example(session, predictor, example, record):
+    """Softmax, float32 [H, W, C], of an example of dataset.whole_images; UserError if memory does not suffice."""
+    try:
+        return session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+    except tf.errors.ResourceExhaustedError:
+        height, width, _ = example['image'].shape
+        raise UserError(f'{record}: out of memory at {example["filename"].decode(errors="replace")}, '
+                        f'{width} x {height} pixels; leave it out, or run on the CPU') from None
 
 
 def score_record(session, predictor, reader):
@@ -462,7 +490,9 @@ def keep_rows_up_to(path, columns, step):
     rows = []
     if os.path.exists(path):
         with open(path, newline='') as file:
-            rows = [row for row in csv.DictReader(file) if int(row['step']) <= step]
+            lines = (line.replace('\0', '') for line in file)  # what a power cut may leave at the end
+            rows = [row for row in csv.DictReader(lines)
+                    if (row['step'] or '').isdecimal() and int(row['step']) <= step]
     with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
@@ -494,22 +524,23 @@ def train(args):
     if start_step >= args.max_steps:
         print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
         return
-    save_settings(args, train_dir, resume_from)
 
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
         ops = build_training(args, num_examples, start_step)
         predictor = build_predictor(args.fc_channels)
-        reader = build_reader(args.dataset_val, num_val_examples)
-        # The validation image of a step depends on the step alone, so that a resumed run goes on in the row.
-        val_examples = dataset.whole_images(args.dataset_val).repeat().skip(
-            start_step // (args.val_steps or 1) % num_val_examples)
-        next_val_example = tf.data.make_one_shot_iterator(val_examples).get_next()
-        saver = tf.train.Saver(max_to_keep=3)
+        scored = build_reader(args.dataset_val, num_val_examples)
+        # The image that a step pictures depends on the step alone, so that a resumed run goes on in the row.
+        pictured = build_reader(args.dataset_val, num_val_examples,
+                                skip=start_step // (args.val_steps or 1) % num_val_examples)
+        saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # the folder may be moved
         writer = tf.summary.FileWriter(train_dir, tf.get_default_graph())
 
         with tf.Session(config=session_config()) as session:
             initialise(session, resume_from, args.checkpoint_path)
+            session.run(pictured.initializer)
+            take_over(saver, writer, train_dir, resume_from, start_step)
+            save_settings(args, train_dir, resume_from)
             log, evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
             watchdog = Watchdog(dataset.CLASS_NAMES)
             for step in range(start_step + 1, args.max_steps + 1):
@@ -521,12 +552,11 @@ def train(args):
                 if step == start_step + 1 or due(step, args.log_steps) or last:
                     log.write(step)
                 if due(step, args.val_steps):
-                    example = run_input(session, next_val_example, args.dataset_val)
-                    confusion = validate(session, predictor, example, eval_dir, step, writer)
+                    confusion = validate(session, predictor, pictured, eval_dir, step, writer)
                     watchdog.see_predictions(step, confusion, num_images=1)
                 evaluates = args.eval_steps > 0 and (last or due(step, args.eval_steps))
                 if evaluates:
-                    score, validation_loss = score_record(session, predictor, reader)
+                    score, validation_loss = score_record(session, predictor, scored)
                     evaluations.add(session, step, score, validation_loss)
                     watchdog.see_predictions(step, score.confusion, num_val_examples)
                     watchdog.see_validation_loss(step, validation_loss)
@@ -553,17 +583,18 @@ def run_step(session, ops, record, histogram_writer, step):
         seconds: float.
 
     Raises:
-        UserError: the loss is not finite, an example cannot be decoded, or memory ran out.
+        UserError: loss or gradient is not finite, or an example cannot be decoded.
     """
     started = time.perf_counter()
     fetches = [ops.loss, ops.loss_per_pixel, ops.train_op] + ([ops.histograms] if histogram_writer else [])
     try:
         loss, loss_per_pixel, _, *histograms = run_input(session, fetches, record)
-    except tf.errors.ResourceExhaustedError:
-        raise UserError('out of memory: lower --batch_size or --crop_size') from None
+    except tf.errors.InvalidArgumentError:  # a histogram cannot hold what is not finite
+        loss = math.nan
     seconds = time.perf_counter() - started
     if not math.isfinite(loss):
-        raise UserError(f'loss is {loss} at step {step}: lower --learning_rate and start from the last checkpoint')
+        raise UserError(f'loss or gradient is not finite at step {step}: start again with a lower --learning_rate; if '
+                        'this comes back at once, the last checkpoint is spoilt too: take a new --output_dir')
     for summary in histograms:
         histogram_writer.add_summary(summary, step)
     return loss, loss_per_pixel, seconds
@@ -578,9 +609,19 @@ def make_run_folder(args):
 
 
 def find_resume(train_dir):
-    """The newest checkpoint of a run and its step, or (None, 0)."""
+    """The newest checkpoint of a run and its step, or (None, 0) for a run that has none yet.
+
+    Raises:
+        UserError: the folder speaks of a checkpoint that is not there or not train.py's; to start anew over it would
+            destroy the run.
+    """
     checkpoint = tf.train.latest_checkpoint(train_dir)
-    return checkpoint, checkpoint_step(checkpoint) if checkpoint else 0
+    state = os.path.join(train_dir, 'checkpoint')
+    step = checkpoint_step(checkpoint) if checkpoint else None
+    if step is None and os.path.exists(state):
+        raise UserError(f'{state}: names no checkpoint of train.py that is there; bring it back, or remove {train_dir} '
+                        'to start anew')
+    return checkpoint, step or 0
 
 
 def run_input(session, fetches, record):
@@ -592,7 +633,9 @@ def run_input(session, fetches, record):
     try:
         return session.run(fetches)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        raise UserError(f'{record}: cannot be read or decoded ({error.message.splitlines()[0]}); '
+        if 'summary histogram' in error.message:
+            raise
+        raise UserError(f'{record}: cannot be read or decoded ({find_reason(error)}); '
                         'write it again with convert_fcn_dataset.py') from None
 
 
@@ -673,7 +716,10 @@ def main(argv=None):
     quiet_tensorflow()
     if args.checkpoint_path:
         args.checkpoint_path = find_checkpoint(args.checkpoint_path)
-    train(args)
+    try:
+        train(args)
+    except tf.errors.ResourceExhaustedError:
+        raise UserError('out of memory: lower --batch_size or --crop_size') from None
 
 
 if __name__ == '__main__':

@@ -318,22 +318,24 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def positive_int(text):
-    """argparse type: an int of at least 1."""
-    return _at_least(int(text), 1)
+    """argparse type: an int of at least 1 that 32 bits hold."""
+    return _in_range(int(text), 1, 2 ** 31 - 1)
 
 
 def non_negative_int(text):
-    """argparse type: an int of at least 0."""
-    return _at_least(int(text), 0)
+    """argparse type: an int of at least 0 that 32 bits hold."""
+    return _in_range(int(text), 0, 2 ** 31 - 1)
 
 
 def non_negative_float(text):
     """argparse type: a finite float of at least 0."""
-    return _at_least(float(text), 0)
+    return _in_range(float(text), 0, sys.float_info.max)
 
 
-def _at_least(number, lowest):
-    if not lowest <= number < float('inf'):
+def _in_range(number, lowest, highest):
+    if number > highest:
+        raise argparse.ArgumentTypeError(f'{number} is too large')
+    if not number >= lowest:
         raise argparse.ArgumentTypeError(f'{number} is not a number from {lowest} up')
     return number
 

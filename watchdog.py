@@ -41,7 +41,8 @@ class Watchdog:
         self.steps_seen = 0
         self.lowest, self.lowest_step = math.inf, 0
         self.confusions = collections.deque()
-        self.lowest_validation, self.training_then, self.evaluations_apart = math.inf, math.inf, 0
+        self.lowest_validation, self.training_then = math.inf, math.inf
+        self.evaluations_apart = self.evaluations_lost = 0
 
     def warn(self, trouble, step, text):
         if trouble not in self.said:
@@ -86,7 +87,11 @@ class Watchdog:
 
     def see_validation_loss(self, step, loss_per_pixel):
         """Takes in the loss of the whole validation record; compares it with the latest training losses."""
-        training = float(np.mean(self.losses))
+        training, knows_nothing = float(np.mean(self.losses)), math.log(len(self.class_names))
+        self.evaluations_lost = self.evaluations_lost + 1 if loss_per_pixel > knows_nothing else 0
+        if self.evaluations_lost == 2:
+            self.warn('loss', step, f'the loss per pixel is {loss_per_pixel:.3g} in validation, more than the '
+                                    f'{knows_nothing:.3g} of a network that knows nothing: try a lower --learning_rate')
         if loss_per_pixel < self.lowest_validation:
             self.lowest_validation, self.training_then = loss_per_pixel, training
         apart = training < self.training_then and loss_per_pixel > max(self.DRIFT * training,

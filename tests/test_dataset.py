@@ -97,11 +97,6 @@ def test_whole_images_come_in_order_at_true_size_with_void(record, pairs):
     assert any((label == 255).any() for _, label in pairs)
 
 
-def test_whole_images_skip(record):
-    assert [example['filename'] for example in run_all(lambda: dataset.whole_images(record, skip=3))] == [
-        b'image3', b'image4']
-
-
 def test_a_grey_jpeg_becomes_rgb(tmp_path):
     path = str(tmp_path / 'grey.record')
     with tf.io.TFRecordWriter(path) as writer:

@@ -9,13 +9,13 @@ import utils
 from tools import overfit
 
 
-def test_overfit_trains_in_turns_and_draws_the_curve(record, tmp_path, capsys):
-    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '4',
+def test_overfit_scores_what_it_trains_on_and_draws_the_curve(record, tmp_path, capsys):
+    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
                   '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])
     assert dataset.count_examples(str(tmp_path / 'few.record')) == 2
-    out = capsys.readouterr().out
-    assert 'step 2: mean IoU 0.' in out and 'step 4: mean IoU 0.' in out
-    assert os.path.exists(tmp_path / 'train' / 'model.ckpt-4.index')
+    steps, scores = overfit.read_column(tmp_path / 'train', 'eval.csv', 'mean_iou')
+    assert steps == [2, 4, 5] and f'mean IoU {scores[-1]:.4f} on the 2 images' in capsys.readouterr().out
+    assert os.path.exists(tmp_path / 'train' / 'model.ckpt-5.index')
     assert Image.open(tmp_path / 'curve.png').size == (700, 350)
     with pytest.raises(utils.UserError, match='holds a run already'):
         overfit.main(['--dataset', record, '--output_dir', str(tmp_path)])

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-import tf_slim as slim
 from conftest import write_record
 from PIL import Image
 
@@ -305,6 +305,53 @@ def test_resume_goes_on_at_its_step_up_to_max_steps_in_all(trained, record, tmp_
     assert 'is at step 5: nothing left to do' in capsys.readouterr().out
 
 
+def test_a_run_that_was_moved_resumes_where_it_lies_now(record, tmp_path, capsys):
+    train.main(short_run(record, tmp_path / 'before', '--max_steps', 2))
+    shutil.move(tmp_path / 'before', tmp_path / 'after')
+    train.main(short_run(record, tmp_path / 'after', '--max_steps', 3))
+    assert f'resumed from {tmp_path / "after"}' in capsys.readouterr().out
+    assert [int(row['step']) for row in read_log(tmp_path / 'after')] == [1, 2, 3]
+
+
+def test_a_resumed_run_keeps_three_checkpoints_in_all(record, tmp_path):
+    for max_steps in (3, 5):
+        train.main(short_run(record, tmp_path, '--max_steps', max_steps, '--save_steps', 1))
+    assert sorted(name for name in os.listdir(tmp_path / 'train') if name.endswith('.index')) == [
+        'model.ckpt-3.index', 'model.ckpt-4.index', 'model.ckpt-5.index']
+
+
+@pytest.mark.parametrize('state', ['model_checkpoint_path: "model.ckpt-7"\n', 'model_checkpoint_path: "mine.ckpt"\n'])
+def test_a_run_whose_checkpoint_is_gone_is_not_started_anew(record, tmp_path, state):
+    train.main(short_run(record, tmp_path, '--max_steps', 1))
+    for name in os.listdir(tmp_path / 'train'):
+        if name.startswith('model.ckpt-1.'):
+            os.rename(tmp_path / 'train' / name, tmp_path / 'train' / name.replace('model.ckpt-1', 'mine.ckpt'))
+    (tmp_path / 'train' / 'checkpoint').write_text(state)
+    with pytest.raises(UserError, match='names no checkpoint of train.py that is there'):
+        train.main(short_run(record, tmp_path, '--max_steps', 2))
+    assert [int(row['step']) for row in read_log(tmp_path)] == [1]
+
+
+def test_a_resume_that_fails_leaves_the_settings(record, tmp_path):
+    train.main(short_run(record, tmp_path, '--max_steps', 1))
+    with pytest.raises(UserError, match='is --fc_channels the same'):
+        train.main(short_run(record, tmp_path, '--max_steps', 2, '--fc_channels', 16, '--seed', 5))
+    settings = train.read_settings(str(tmp_path / 'train'))
+    assert (settings['fc_channels'], settings['seed']) == (8, 0)
+
+
+def test_a_log_that_was_damaged_is_mended_on_resume(record, tmp_path):
+    train.main(short_run(record, tmp_path, '--max_steps', 2, '--log_steps', 1))
+    with open(tmp_path / 'train' / 'log.csv', 'ab') as file:
+        file.write(b'\0\0\0\n3,0.5')
+    train.main(short_run(record, tmp_path, '--max_steps', 3))
+    assert [int(row['step']) for row in read_log(tmp_path)] == [1, 2, 3]
+
+
+def test_the_run_folder_stands_for_its_checkpoint(trained):
+    assert train.find_checkpoint(str(trained)) == train.find_checkpoint(str(trained / 'train'))
+
+
 def test_rows_after_the_checkpoint_are_dropped_from_the_log_on_resume(trained, record, tmp_path):
     folder = tmp_path / 'run'
     shutil.copytree(trained, folder)
@@ -339,7 +386,7 @@ def test_weight_decay_reaches_the_update(record, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(record, tmp_path):
-    with pytest.raises(UserError, match='loss is .* at step [2-9].*--learning_rate'):
+    with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate'):
         train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30))
 
 
@@ -549,10 +596,10 @@ def test_an_output_folder_that_is_a_file(record, tmp_path):
         train.main(short_run(record, tmp_path / 'file', '--max_steps', 1))
 
 
-@pytest.mark.parametrize('write', [write_class_30, write_truncated_jpeg])
-def test_a_record_that_cannot_be_trained_on_is_named(tmp_path, write):
+@pytest.mark.parametrize('write, reason', [(write_class_30, 'label value of 30'), (write_truncated_jpeg, 'JPEG')])
+def test_a_record_that_cannot_be_trained_on_is_named(tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
-    with pytest.raises(UserError, match='bad.record: cannot be read or decoded') as raised:
+    with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:
         train.main(short_run(bad, tmp_path / 'run', '--max_steps', 1))
     assert '\n' not in str(raised.value)
 
@@ -593,6 +640,16 @@ def test_importing_has_no_effect():
     subprocess.run([sys.executable, '-c', program, '--no-such-flag'], check=True, cwd=ROOT, capture_output=True)
 
 
-def test_arg_scope_is_slims():
-    with slim.arg_scope(vgg.vgg_arg_scope(0.5)):
-        assert slim.current_arg_scope()
+def test_a_full_disk_leaves_no_half_checkpoint(record, tmp_path):
+    """A limit on the size of files stands for a full disk: the run ends with one line that has the reason."""
+    arguments = ' '.join(short_run(record, tmp_path, '--max_steps', 1))
+    program = f"trap '' XFSZ; ulimit -f 20000; exec {sys.executable} train.py {arguments}"
+    done = subprocess.run(['bash', '-c', program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert re.search(r'model.ckpt-1: cannot be written \(.*File too large.*\)', done.stderr.splitlines()[-1])
+    assert not [name for name in os.listdir(tmp_path / 'train') if name.startswith('model')]
+
+
+def test_a_gradient_that_is_not_finite_does_not_blame_the_record(record, tmp_path):
+    with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate'):
+        train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30, '--summary_steps', 1))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dataset import CLASS_NAMES, IGNORE_LABEL
-from utils import ArgumentParser, non_negative_int, positive_int, run_program, save_image, save_labels
+from utils import ArgumentParser, UserError, non_negative_int, positive_int, run_program, save_image, save_labels
 
 # How hard the data set is: all of it is set here.
 COLOUR_JITTER = (7, 7, 7)  # standard deviation, one draw an object: degrees of hue, per cent of saturation and of value
@@ -625,6 +625,14 @@ def write_split(output_dir, split, count, seed, height, width):
     return ids
 
 
+def check_lists(paths):
+    """Raises UserError if one of the lists that are to be written names pictures that were not drawn here."""
+    for path in filter(os.path.exists, paths):
+        with open(path, encoding='utf-8', errors='replace') as file:
+            if not all(line.startswith(SPLITS) for line in file):
+                raise UserError(f'{path} is the list of another data set: choose another --output_dir')
+
+
 def parse_args(argv=None):
     """The program's flags."""
     parser = ArgumentParser('Draws a small data set in the folder layout of PASCAL VOC.')
@@ -640,10 +648,11 @@ def parse_args(argv=None):
 def main(argv=None):
     """Writes the folders, and the lists of pictures last."""
     args = parse_args(argv)
-    for folder in ('JPEGImages', 'SegmentationClass', os.path.join('ImageSets', 'Segmentation')):
-        os.makedirs(os.path.join(args.output_dir, folder), exist_ok=True)
     lists = {split: os.path.join(args.output_dir, 'ImageSets', 'Segmentation', split + '.txt')
              for split in ('train', 'val', 'trainval')}
+    check_lists(lists.values())
+    for folder in ('JPEGImages', 'SegmentationClass', os.path.join('ImageSets', 'Segmentation')):
+        os.makedirs(os.path.join(args.output_dir, folder), exist_ok=True)
     for path in filter(os.path.exists, lists.values()):  # gone while the pictures change: a broken run leaves no list
         os.remove(path)
     counts = {'train': args.num_train, 'val': args.num_val}

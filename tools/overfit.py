@@ -16,7 +16,6 @@ import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 
 import dataset
-import evaluate
 import train
 import utils
 
@@ -31,39 +30,33 @@ def take_first(record, number, path):
             writer.write(serialized)
 
 
-def train_and_score(args, record):
-    """Trains and scores in turns.
-
-    Returns:
-        list of (step, mean IoU on the training images).
-    """
-    scores = []
-    for step in range(args.eval_steps, args.max_steps + 1, args.eval_steps):
-        settings = ['--dataset_train', record, '--dataset_val', record, '--output_dir', args.output_dir,
-                    '--fc_channels', args.fc_channels, '--crop_size', args.crop_size, '--batch_size', args.num_images,
-                    '--learning_rate', args.learning_rate, '--max_steps', step, '--save_steps', args.eval_steps,
-                    '--val_steps', args.eval_steps, '--summary_steps', 0]
-        if args.checkpoint_path:
-            settings += ['--checkpoint_path', args.checkpoint_path]
-        train.main([str(setting) for setting in settings])
-        checkpoint = train.find_checkpoint(os.path.join(args.output_dir, 'train'))
-        scored = evaluate.evaluate(checkpoint, record, with_crf=False)
-        scores.append((step, scored.scores['plain'].figures()['mean_iou']))
-        print(f'step {step}: mean IoU {scores[-1][1]:.4f} on the {args.num_images} images trained on', flush=True)
-    return scores
+def train_on(record, args):
+    """Trains with every image in every batch, and scores these very images as args.eval_steps says."""
+    settings = ['--dataset_train', record, '--dataset_val', record, '--output_dir', args.output_dir,
+                '--fc_channels', args.fc_channels, '--crop_size', args.crop_size, '--batch_size', args.num_images,
+                '--learning_rate', args.learning_rate, '--max_steps', args.max_steps,
+                '--save_steps', args.eval_steps, '--val_steps', args.eval_steps, '--eval_steps', args.eval_steps]
+    if args.checkpoint_path:
+        settings += ['--checkpoint_path', args.checkpoint_path]
+    train.main([str(setting) for setting in settings])
 
 
-def draw_curve(log_path, scores, path):
-    """Draws loss per pixel (of train.py's log.csv) and mean IoU (list of (step, value)) over the steps into one PNG."""
-    with open(log_path, newline='') as file:
-        losses = [(int(row['step']), float(row['loss_per_pixel'])) for row in csv.DictReader(file)]
+def read_column(folder, table, column):
+    """Steps and one column of FOLDER/TABLE: two lists of float."""
+    with open(os.path.join(folder, table), newline='') as file:
+        points = [(float(row['step']), float(row[column])) for row in csv.DictReader(file)]
+    return [list(values) for values in zip(*points)]
+
+
+def draw_curve(losses, scores, path):
+    """Draws loss per pixel and mean IoU over the steps, each a pair (steps, values), into one PNG."""
     figure = Figure(figsize=(7, 3.5), layout='constrained')
     loss_axis = figure.subplots()
-    loss_axis.plot(*zip(*losses), color='tab:red')
+    loss_axis.plot(*losses, color='tab:red')
     loss_axis.set(xlabel='step', ylim=(0, None))
     loss_axis.set_ylabel('loss per pixel', color='tab:red')
     score_axis = loss_axis.twinx()
-    score_axis.plot(*zip(*scores), color='tab:blue', marker='o')
+    score_axis.plot(*scores, color='tab:blue', marker='o')
     score_axis.set(ylim=(0, 1))
     score_axis.set_ylabel('mean IoU', color='tab:blue')
     score_axis.grid(alpha=0.3)
@@ -83,24 +76,22 @@ def parse_args(argv=None):
     parser.add_argument('--learning_rate', type=utils.non_negative_float, default=1e-4, help="Adam's")
     parser.add_argument('--crop_size', type=utils.positive_int, default=224, help='side of the crops in pixels')
     parser.add_argument('--fc_channels', type=utils.positive_int, default=512, help='width of fc6 and fc7')
-    args = parser.parse_args(argv)
-    if args.eval_steps > args.max_steps:
-        parser.error(f'argument --eval_steps: {args.eval_steps} is more than --max_steps {args.max_steps}')
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
-    os.makedirs(args.output_dir, exist_ok=True)
-    if tf.train.latest_checkpoint(os.path.join(args.output_dir, 'train')):
+    train_dir = os.path.join(args.output_dir, 'train')
+    if tf.train.latest_checkpoint(train_dir):
         raise utils.UserError(f'--output_dir {args.output_dir}: holds a run already; remove it or name another folder')
-    record = os.path.join(args.output_dir, 'few.record')
+    os.makedirs(args.output_dir, exist_ok=True)
+    record, curve = (os.path.join(args.output_dir, name) for name in ('few.record', 'curve.png'))
     take_first(args.dataset, args.num_images, record)
-    scores = train_and_score(args, record)
-    curve = os.path.join(args.output_dir, 'curve.png')
-    draw_curve(os.path.join(args.output_dir, 'train', 'log.csv'), scores, curve)
-    print(f'curve in {curve}')
+    train_on(record, args)
+    scores = read_column(train_dir, 'eval.csv', 'mean_iou')
+    draw_curve(read_column(train_dir, 'log.csv', 'loss_per_pixel'), scores, curve)
+    print(f'mean IoU {scores[1][-1]:.4f} on the {args.num_images} images trained on; curve in {curve}')
 
 
 if __name__ == '__main__':
