@@ -12,13 +12,13 @@ from conftest import encode
 from PIL import Image
 
 import crf
+import evaluate
 import predict
 import train
 import utils
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL_PHOTOS = ROOT.parent / 'shared' / 'voc2012' / 'JPEGImages'
 ORIENTATION = 0x112  # EXIF tag
 
 
@@ -163,16 +163,22 @@ def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, netw
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), np.array(refined))
 
 
-@pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason=f'{REAL_PHOTOS} is missing')
-def test_real_photos_give_the_classes_of_their_record(wild, network, tmp_path):
-    """What predict.py reads from a JPEG file is what evaluate.py reads from a record, to the bit."""
-    paths = sorted(REAL_PHOTOS.glob('*.jpg'))[:1]
-    assert run(wild, paths, tmp_path) is None
-    for path in paths:
-        with tf.Session() as session:
-            image = session.run(tf.image.decode_jpeg(path.read_bytes(), channels=3, dct_method='INTEGER_ACCURATE'))
-        labels = read_labels(tmp_path / f'{path.stem}.png')
-        np.testing.assert_array_equal(labels, network(image).argmax(axis=-1))
+def test_the_pngs_give_the_mean_iou_of_evaluate(wild, record, pairs, tmp_path):
+    """On the JPEG files of a record, predict.py's PNGs score what evaluate.py finds, to the last pixel."""
+    for serialized in tf.io.tf_record_iterator(record):
+        features = tf.train.Example.FromString(serialized).features.feature
+        name = features['image/filename'].bytes_list.value[0].decode()
+        (tmp_path / f'{name}.jpg').write_bytes(features['image/encoded'].bytes_list.value[0])
+    assert run(wild, sorted(tmp_path.glob('*.jpg')), tmp_path / 'out') is None
+
+    confusion = np.zeros((21, 21), np.int64)
+    for number, (_, label) in enumerate(pairs):
+        predicted = read_labels(tmp_path / 'out' / f'image{number}.png')
+        np.add.at(confusion, (label[label != 255], predicted[label != 255]), 1)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    scored = evaluate.evaluate(train.find_checkpoint(str(wild)), record, with_crf=False).scores['plain']
+    np.testing.assert_array_equal(scored.confusion, confusion)
+    assert scored.figures()['mean_iou'] == pytest.approx(np.mean((np.diag(confusion) / union)[union > 0]), abs=1e-12)
 
 
 # ------------------------------------------------------------------------------------------- reading
