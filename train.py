@@ -151,13 +151,14 @@ def find_checkpoint(path):
     """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
     if os.path.isdir(os.path.join(path, 'train')):
         path = os.path.join(path, 'train')
     checkpoint = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
     if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
         raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
+    read_shapes(checkpoint)
     return checkpoint
 
 
@@ -517,9 +518,9 @@ def format_seconds(seconds):
 
 def train(args):
     """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings."""
-    train_dir, eval_dir = make_run_folder(args)
     num_examples = dataset.count_examples(args.dataset_train)
     num_val_examples = dataset.count_examples(args.dataset_val)
+    train_dir, eval_dir = make_run_folder(args)
     resume_from, start_step = find_resume(train_dir)
     if start_step >= args.max_steps:
         print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')

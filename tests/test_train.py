@@ -624,6 +624,7 @@ def test_the_script_ends_mistakes_with_one_line(argv, code, message, tmp_path):
                           capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
+    assert not os.listdir(tmp_path)
 
 
 def test_the_script_trains_one_step(record, tmp_path):

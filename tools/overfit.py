@@ -25,6 +25,7 @@ def take_first(record, number, path):
     held = dataset.count_examples(record)
     if held < number:
         raise utils.UserError(f'--num_images {number}: {record} holds only {held}')
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:
         for serialized in itertools.islice(tf.io.tf_record_iterator(record), number):
             writer.write(serialized)
@@ -85,7 +86,6 @@ def main(argv=None):
     train_dir = os.path.join(args.output_dir, 'train')
     if tf.train.latest_checkpoint(train_dir):
         raise utils.UserError(f'--output_dir {args.output_dir}: holds a run already; remove it or name another folder')
-    os.makedirs(args.output_dir, exist_ok=True)
     record, curve = (os.path.join(args.output_dir, name) for name in ('few.record', 'curve.png'))
     take_first(args.dataset, args.num_images, record)
     train_on(record, args)
