@@ -113,7 +113,7 @@ def segmentation_loss(logits, labels):
 
 # ------------------------------------------------------------------------------------------- the graph
 
-TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel global_step histograms')
+TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel histograms')
 Predictor = collections.namedtuple('Predictor', 'image probabilities')
 
 
@@ -125,13 +125,12 @@ def build_training(args, num_examples, start_step):
     logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay)
     loss, loss_per_pixel = segmentation_loss(logits, labels)
 
-    global_step = tf.train.get_or_create_global_step()
     optimizer = tf.train.AdamOptimizer(args.learning_rate)
     gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
-    train_op = optimizer.apply_gradients(gradients, global_step)
+    train_op = optimizer.apply_gradients(gradients, tf.train.get_or_create_global_step())
     histograms = tf.summary.merge([tf.summary.histogram(f'{variable.op.name}/gradient', gradient)
                                    for gradient, variable in gradients])
-    return TrainingOps(train_op, loss, loss_per_pixel, global_step, histograms)
+    return TrainingOps(train_op, loss, loss_per_pixel, histograms)
 
 
 def build_predictor(fc_channels):
@@ -493,7 +492,8 @@ def keep_rows_up_to(path, columns, step):
         with open(path, newline='') as file:
             lines = (line.replace('\0', '') for line in file)  # what a power cut may leave at the end
             rows = [row for row in csv.DictReader(lines)
-                    if (row['step'] or '').isdecimal() and int(row['step']) <= step]
+                    if set(row) == set(columns) and all(row.values())
+                    and row['step'].isdecimal() and int(row['step']) <= step]
     with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()

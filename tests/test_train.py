@@ -343,7 +343,7 @@ def test_a_resume_that_fails_leaves_the_settings(record, tmp_path):
 def test_a_log_that_was_damaged_is_mended_on_resume(record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 2, '--log_steps', 1))
     with open(tmp_path / 'train' / 'log.csv', 'ab') as file:
-        file.write(b'\0\0\0\n3,0.5')
+        file.write(b'2,1,2,3,4,5,6\n\0\0\0\n1,,,,\n3,0.5')
     train.main(short_run(record, tmp_path, '--max_steps', 3))
     assert [int(row['step']) for row in read_log(tmp_path)] == [1, 2, 3]
 
