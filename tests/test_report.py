@@ -311,6 +311,7 @@ def browser(tmp_path_factory):
 
 def open_page(browser, path, width, theme='light'):
     """Opens a page from the file system on a screen of that width (a window cannot be as narrow as a phone)."""
+    browser.get('about:blank')  # the page of the test before, whose files are gone, must not see the new theme
     browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
                             {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': width < 500})
     browser.execute_cdp_cmd('Emulation.setEmulatedMedia',
