@@ -319,17 +319,24 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def positive_int(text):
     """argparse type: an int of at least 1 that 32 bits hold."""
-    return _in_range(int(text), 1, 2 ** 31 - 1)
+    return _in_range(_parse(int, text), 1, 2 ** 31 - 1)
 
 
 def non_negative_int(text):
     """argparse type: an int of at least 0 that 32 bits hold."""
-    return _in_range(int(text), 0, 2 ** 31 - 1)
+    return _in_range(_parse(int, text), 0, 2 ** 31 - 1)
 
 
 def non_negative_float(text):
     """argparse type: a finite float of at least 0."""
-    return _in_range(float(text), 0, sys.float_info.max)
+    return _in_range(_parse(float, text), 0, sys.float_info.max)
+
+
+def _parse(kind, text):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a {"whole " if kind is int else ""}number') from None
 
 
 def _in_range(number, lowest, highest):
