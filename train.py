@@ -213,7 +213,8 @@ def restore_vgg(session, checkpoint):
     """
     variables = [v for v in tf.trainable_variables('vgg_16/') if not v.op.name.startswith('vgg_16/fc8/')]
     fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
-    is_trunk = not any(v.op.name in read_shapes(checkpoint) for v in fully_connected)
+    shapes = read_shapes(checkpoint)
+    is_trunk = not any(v.op.name in shapes for v in fully_connected)
     if is_trunk:
         variables = [v for v in variables if v not in fully_connected]
     restore(session, checkpoint, variables)
