@@ -126,7 +126,7 @@ FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000
 def read_photo(path):
     """Reads an image file as a viewer shows it: upright, in colour, on white paper; of animations the first frame.
 
-    A JPEG gives the same pixels as the decoder of dataset.py.
+    A JPEG gives the same pixels as the decoder of input_pipeline.py.
 
     Args:
         path: str.

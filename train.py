@@ -22,6 +22,7 @@ import tqdm
 
 import crf
 import dataset
+import input_pipeline
 import report
 import utils
 import vgg
@@ -119,8 +120,8 @@ Predictor = collections.namedtuple('Predictor', 'image probabilities')
 
 def build_training(args, num_examples, start_step):
     """Input pipeline, network, loss and Adam in the default graph. Returns TrainingOps."""
-    batches = dataset.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
-                                       pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
+    batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
+                                              pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
     images, labels = tf.data.make_one_shot_iterator(batches).get_next()
     logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay)
     loss, loss_per_pixel = segmentation_loss(logits, labels)
@@ -340,7 +341,7 @@ def build_reader(record, num_examples, skip=0):
 
     Each run of the Reader's `initializer` goes back to the start: the record's first image, or the one after `skip`.
     """
-    iterator = tf.data.make_initializable_iterator(dataset.whole_images(record).repeat().skip(skip))
+    iterator = tf.data.make_initializable_iterator(input_pipeline.whole_images(record).repeat().skip(skip))
     return Reader(record, num_examples, iterator.initializer, iterator.get_next())
 
 
@@ -348,7 +349,7 @@ def predict_record(session, predictor, reader):
     """Predicts every image of a record at its true size, one after the other.
 
     Yields:
-        example: dict, see dataset.whole_images.
+        example: dict, see input_pipeline.whole_images.
         probabilities: float32 [H, W, C].
 
     Raises:
@@ -361,7 +362,7 @@ def predict_record(session, predictor, reader):
 
 
 def predict_example(session, predictor, example, record):
-    """Softmax, float32 [H, W, C], of an example of dataset.whole_images; UserError if memory does not suffice."""
+    """Softmax, float32 [H, W, C], of an example of whole_images; UserError if memory does not suffice."""
     try:
         return session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
     except tf.errors.ResourceExhaustedError:
@@ -519,8 +520,8 @@ def format_seconds(seconds):
 
 def train(args):
     """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings."""
-    num_examples = dataset.count_examples(args.dataset_train)
-    num_val_examples = dataset.count_examples(args.dataset_val)
+    num_examples = input_pipeline.count_examples(args.dataset_train)
+    num_val_examples = input_pipeline.count_examples(args.dataset_val)
     train_dir, eval_dir = make_run_folder(args)
     resume_from, start_step = find_resume(train_dir)
     if start_step >= args.max_steps:

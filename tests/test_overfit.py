@@ -4,7 +4,7 @@ import pytest
 from conftest import draw_pair, write_record
 from PIL import Image
 
-import dataset
+import input_pipeline
 import utils
 from tools import overfit
 
@@ -12,7 +12,7 @@ from tools import overfit
 def test_overfit_scores_what_it_trains_on_and_draws_the_curve(record, tmp_path, capsys):
     overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
                   '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])
-    assert dataset.count_examples(str(tmp_path / 'few.record')) == 2
+    assert input_pipeline.count_examples(str(tmp_path / 'few.record')) == 2
     steps, scores = overfit.read_column(tmp_path / 'train', 'eval.csv', 'mean_iou')
     assert steps == [2, 4, 5] and f'mean IoU {scores[-1]:.4f} on the 2 images' in capsys.readouterr().out
     assert os.path.exists(tmp_path / 'train' / 'model.ckpt-5.index')

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from conftest import draw_pair, encode, write_record
+
+import dataset
+import input_pipeline
+from utils import UserError
+
+GREY = (100.0, 110.0, 120.0)
+
+
+def run_batches(record, count, num_examples=5, batch_size=2, crop_size=32, seed=0, start_step=0):
+    """The first `count` batches, as a list of (images, labels)."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(seed)
+        batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, GREY, seed, start_step)
+        batch = tf.data.make_one_shot_iterator(batches).get_next()
+        return [session.run(batch) for _ in range(count)]
+
+
+def assert_same_batches(batches, others, expected=True):
+    same = all(np.array_equal(images, other_images) and np.array_equal(labels, other_labels)
+               for (images, labels), (other_images, other_labels) in zip(batches, others, strict=True))
+    assert same is expected
+
+
+def run_all(examples):
+    with tf.Graph().as_default(), tf.Session() as session:
+        next_example = tf.data.make_one_shot_iterator(examples()).get_next()
+        found = []
+        try:
+            while True:
+                found.append(session.run(next_example))
+        except tf.errors.OutOfRangeError:
+            return found
+
+
+def test_count_examples(record):
+    assert input_pipeline.count_examples(record) == 5
+
+
+def corrupt(path, original):
+    data = bytearray(original)
+    data[len(data) // 2] ^= 0xff
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize('damage, message', [
+    (lambda path, good: None, 'no such file'),
+    (lambda path, good: path.mkdir(), 'not a TFRecord file'),
+    (lambda path, good: path.write_bytes(b''), 'holds no example'),
+    (lambda path, good: path.write_bytes(b'\xff\xd8 a JPEG, say' * 50), 'not a TFRecord file, or damaged after .* 0'),
+    (lambda path, good: path.write_bytes(good[:-10]), 'damaged after example 4'),
+    (corrupt, 'damaged after example [1-4]'),
+])
+def test_records_that_are_none(tmp_path, record, damage, message):
+    path = tmp_path / 'bad.record'
+    with open(record, 'rb') as file:
+        damage(path, file.read())
+    with pytest.raises(UserError, match=message) as raised:
+        input_pipeline.count_examples(str(path))
+    assert str(raised.value).startswith(str(path)) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('payload, message', [
+    (b'\xff not an example', 'something else than tf.train.Example'),
+    (tf.train.Example().SerializeToString(), 'lack the feature image/encoded'),
+])
+def test_records_of_something_else(tmp_path, payload, message):
+    path = str(tmp_path / 'other.record')
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(payload)
+    with pytest.raises(UserError, match=message):
+        input_pipeline.count_examples(path)
+
+
+def test_whole_images_come_in_order_at_true_size_with_void(record, pairs):
+    found = run_all(lambda: input_pipeline.whole_images(record))
+    assert [example['filename'] for example in found] == [f'image{i}'.encode() for i in range(5)]
+    for example, (image, label) in zip(found, pairs, strict=True):
+        assert example['image'].dtype == np.uint8 and example['label'].dtype == np.uint8
+        np.testing.assert_array_equal(example['label'], label)
+        assert np.abs(example['image'].astype(int) - image).mean() < 3  # what JPEG loses
+    assert any((label == 255).any() for _, label in pairs)
+
+
+def test_a_grey_jpeg_becomes_rgb(tmp_path):
+    path = str(tmp_path / 'grey.record')
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(dataset.make_example(b'grey', encode(np.full((40, 40), 77, np.uint8), format='JPEG'),
+                                          encode(np.zeros((40, 40), np.uint8), format='PNG'), 40, 40)
+                     .SerializeToString())
+    found = run_all(lambda: input_pipeline.whole_images(path))
+    np.testing.assert_array_equal(found[0]['image'], np.full((40, 40, 3), 77))
+
+
+def test_batches_have_the_contracts_shapes(record):
+    images, labels = run_batches(record, 1, batch_size=3, crop_size=32)[0]
+    assert images.shape == (3, 32, 32, 3) and images.dtype == np.float32 and 0 <= images.min() <= images.max() <= 255
+    assert labels.shape == (3, 32, 32) and labels.dtype == np.int32
+
+
+def test_crop_and_label_stay_in_step(record):
+    """The images' brightness is 12 * class: 600 crops, mirrored or not, must match their labels pixel by pixel."""
+    for images, labels in run_batches(record, 300):
+        known = labels != 255
+        distance = np.abs(images.mean(axis=-1) - labels * 12)[known]
+        assert np.median(distance) < 3 and (distance > 24).mean() < 0.02  # JPEG blurs the blocks' edges
+
+
+def test_an_image_smaller_than_the_crop_is_filled_with_void(tmp_path):
+    image, label = np.full((20, 12, 3), 200, np.uint8), np.full((20, 12), 7, np.uint8)
+    images, labels = run_batches(write_record(tmp_path / 'tiny.record', [(image, label)]), 1, num_examples=1,
+                                 batch_size=1, crop_size=32)[0]
+    np.testing.assert_array_equal(labels[0, :20, :12], 7)
+    assert (labels == 255).sum() == 32 * 32 - 20 * 12
+    np.testing.assert_allclose(images[0, :20, :12], 200, atol=1e-3)
+    np.testing.assert_allclose(images[0, 20:], np.broadcast_to(GREY, (12, 32, 3)), atol=1e-3)
+    np.testing.assert_allclose(images[0, :, 12:], np.broadcast_to(GREY, (32, 20, 3)), atol=1e-3)
+
+
+def test_crops_reach_every_corner_and_both_mirrors(tmp_path):
+    """Labels number the columns: crops must begin at each of the 5 places, in both directions."""
+    label = np.tile(np.arange(20, dtype=np.uint8), (16, 1))
+    record = write_record(tmp_path / 'columns.record', [(np.zeros((16, 20, 3), np.uint8), label)])
+    starts = {(int(labels[0, 0, 0]), int(labels[0, 0, -1]))
+              for _, labels in run_batches(record, 150, num_examples=1, batch_size=1, crop_size=16)}
+    assert starts == {(i, i + 15) for i in range(5)} | {(i + 15, i) for i in range(5)}
+
+
+def test_each_epoch_shows_every_example_once_in_another_order(tmp_path):
+    pairs = [(np.zeros((16, 16, 3), np.uint8), np.full((16, 16), number, np.uint8)) for number in range(7)]
+    record = write_record(tmp_path / 'seven.record', pairs)
+    seen = [int(labels[0, 0, 0]) for _, labels in run_batches(record, 70, num_examples=7, batch_size=1, crop_size=16)]
+    epochs = [tuple(seen[i:i + 7]) for i in range(0, 70, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) > 5
+
+
+def test_same_seed_same_batches_other_seed_other_batches(record):
+    batches = run_batches(record, 10, seed=4)
+    assert_same_batches(batches, run_batches(record, 10, seed=4))
+    assert_same_batches(batches, run_batches(record, 10, seed=5), expected=False)
+
+
+@pytest.mark.parametrize('start_step', [1, 2, 3, 7])
+def test_a_resumed_run_sees_what_it_would_have_seen(record, start_step):
+    batches = run_batches(record, 10, batch_size=3)
+    assert_same_batches(batches[start_step:], run_batches(record, 10 - start_step, batch_size=3, start_step=start_step))
+
+
+def test_draw_pair_is_not_trivial():
+    _, label = draw_pair(70, 50, 0)
+    assert len(np.unique(label)) > 5
