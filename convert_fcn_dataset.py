@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import tensorflow.compat.v1 as tf
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 import utils
-from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES, make_example
+from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES, make_example, write_example
 
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
@@ -231,8 +230,7 @@ def convert_pair(split, image_id):
                                  f'{image.width} x {image.height}')
     _, label_png = cv2.imencode('.png', labels, PNG_OPTIONS)
     example = make_example(image_id.encode(), jpeg_bytes, label_png.tobytes(), height, width)
-    # The features are a map, whose order protobuf leaves open unless asked: same input, same bytes.
-    return Converted(example.SerializeToString(deterministic=True), np.bincount(labels.ravel(), minlength=256))
+    return Converted(example, np.bincount(labels.ravel(), minlength=256))
 
 
 # ------------------------------------------------------------------------------------------- a whole split
@@ -264,15 +262,15 @@ def convert_split(split, ids, record_path, num_workers):
     results = map_in_order(lambda image_id: convert_pair(split, image_id), ids, num_workers)
     bar = tqdm(results, desc=split.record_name, total=len(ids), unit='image')
     try:
-        with bar, tf.io.TFRecordWriter(record_path) as writer:
+        with bar, open(record_path, 'wb') as record:
             for result in bar:
                 if result.problem:
                     problems.append(result.problem)
                 else:
-                    writer.write(result.example)
+                    write_example(record, result.example)
                     pixels += result.pixels
-    except (tf.errors.OpError, OSError) as error:  # TensorFlow's errors of the file system are not OSErrors
-        raise utils.UserError(f'cannot write {split.record_name} ({error}): free space or name another '
+    except OSError as error:
+        raise utils.UserError(f'cannot write {split.record_name} ({error.strerror}): free space or name another '
                               '--output_dir') from error
     return Summary(len(ids) - len(problems), pixels, problems)
 

@@ -2,8 +2,8 @@
 
     batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed)
 
-What a record holds, and how it is written, is in dataset.py, apart from this file because it does without TensorFlow,
-whose import takes 3 seconds and 600 MB: neither the conversion nor the results page has a use for that.
+What a record holds, and how it is written, is in dataset.py: that file does without TensorFlow, whose import takes 3
+seconds and 600 MB, for the conversion and the results page have no use for it.
 """
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError

@@ -29,11 +29,11 @@ def encode(pixels, **options):
 
 def write_record(path, pairs):
     """Writes (image, label) pairs as the examples 'image0', 'image1', ... of a record; returns the path as str."""
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with open(path, 'wb') as file:
         for number, (image, label) in enumerate(pairs):
             example = dataset.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
                                            encode(label, format='PNG'), *label.shape)
-            writer.write(example.SerializeToString())
+            dataset.write_example(file, example)
     return str(path)
 
 

@@ -585,8 +585,8 @@ def write_class_30(path):
 
 
 def write_truncated_jpeg(path):
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(dataset.make_example(b'a', b'\xff\xd8\xff\xe0 no JPEG', b'no PNG', 40, 40).SerializeToString())
+    with open(path, 'wb') as file:
+        dataset.write_example(file, dataset.make_example(b'a', b'\xff\xd8\xff\xe0 no JPEG', b'no PNG', 40, 40))
     return str(path)
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 
+import dataset
 import input_pipeline
 import train
 import utils
@@ -26,9 +27,9 @@ def take_first(record, number, path):
     if held < number:
         raise utils.UserError(f'--num_images {number}: {record} holds only {held}')
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with tf.io.TFRecordWriter(path) as writer:
-        for serialized in itertools.islice(tf.io.tf_record_iterator(record), number):
-            writer.write(serialized)
+    with open(path, 'wb') as file:
+        for example in itertools.islice(tf.io.tf_record_iterator(record), number):
+            dataset.write_example(file, example)
 
 
 def train_on(record, args):
