@@ -142,27 +142,30 @@ def check_disjoint(splits, ids_by_split):
 
 
 def read_picture(path, kind):
-    """Reads a file and decodes it to the last pixel.
+    """Reads a file and decodes it to its last byte.
 
     Args:
         path: str.
         kind: 'JPEG' or 'PNG', the only format that is accepted.
 
     Returns:
-        (bytes of the file, PIL image). BadFileError if it is missing, of another format, truncated or damaged.
+        (bytes of the file, PIL image, its (width, height)). Of a JPEG, which nobody looks at here, the image may be
+        smaller than that. BadFileError if the file is missing, of another format, truncated or damaged.
     """
     try:
         with open(path, 'rb') as file:
             data = file.read()
         Image.open(io.BytesIO(data), formats=[kind]).verify()  # the checksums of a PNG, which load() passes over
         picture = Image.open(io.BytesIO(data), formats=[kind])
+        size = picture.size
+        picture.draft(None, (1, 1))  # of a JPEG all bytes are decoded, but only an eighth made: enough to check it
         picture.load()
     except UnidentifiedImageError as error:
         raise BadFileError(f'{path}: is not a {kind} file, or its header is damaged') from error
     except Exception as error:  # a decoder may raise nearly anything on damaged bytes, and a size that is a bomb
         reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         raise BadFileError(f'{path}: {" ".join(reason.split())}') from error
-    return data, picture
+    return data, picture, size
 
 
 def read_label(path):
@@ -171,7 +174,7 @@ def read_label(path):
     Returns:
         uint8 [H, W], values 0..20 and 255. BadFileError for a file, a colour or a class that cannot be used.
     """
-    data, picture = read_picture(path, 'PNG')
+    data, picture, _ = read_picture(path, 'PNG')
     if picture.mode in ('RGB', 'RGBA'):
         return decode_colours(np.asarray(picture)[:, :, :3], path)
     if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
@@ -183,7 +186,7 @@ def read_label(path):
     wrong = labels[(labels >= NUMBER_OF_CLASSES) & (labels != IGNORE_LABEL)]
     if wrong.size:
         raise BadFileError(f'{path}: class {wrong.min()} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}')
-    return labels.astype(np.uint8)
+    return labels.astype(np.uint8, copy=False)
 
 
 def decode_colours(colours, path):
@@ -220,17 +223,18 @@ def convert_pair(split, image_id):
     image_path = os.path.join(split.image_dir, image_id + '.jpg')
     label_path = os.path.join(split.label_dir, image_id + '.png')
     try:
-        jpeg_bytes, image = read_picture(image_path, 'JPEG')
+        jpeg_bytes, _, (image_width, image_height) = read_picture(image_path, 'JPEG')
         labels = read_label(label_path)
     except BadFileError as error:
         return Converted(problem=str(error))
     height, width = labels.shape
-    if image.size != (width, height):
+    if (image_width, image_height) != (width, height):
         return Converted(problem=f'{label_path}: is {width} x {height} pixels, its image '
-                                 f'{image.width} x {image.height}')
+                                 f'{image_width} x {image_height}')
     _, label_png = cv2.imencode('.png', labels, PNG_OPTIONS)
     example = make_example(image_id.encode(), jpeg_bytes, label_png.tobytes(), height, width)
-    return Converted(example, np.bincount(labels.ravel(), minlength=256))
+    # Pillow counts bytes as they are; np.bincount would first make int64 of them.
+    return Converted(example, np.array(Image.fromarray(labels).histogram()))
 
 
 # ------------------------------------------------------------------------------------------- a whole split

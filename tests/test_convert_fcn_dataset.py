@@ -224,6 +224,13 @@ def cut_jpeg(voc):
     return path, 'truncated'
 
 
+def cut_large_jpeg(voc):
+    path = jpeg_of(voc, 'b')
+    write_jpeg(path, 200, 300)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path, 'truncated'
+
+
 def cut_mask(voc):
     path = mask_of(voc, 'b')
     data = path.read_bytes()
@@ -286,8 +293,8 @@ def jpeg_is_a_bomb(voc):
     return jpeg_of(voc, 'b'), '3600000000 pixels'
 
 
-BAD_PAIRS = [drop_jpeg, drop_mask, cut_jpeg, cut_mask, mask_with_wrong_checksum, empty_jpeg, png_as_jpeg,
-             jpeg_as_mask, other_size, class_too_high, deep_class_that_wraps_to_0, grey_with_alpha,
+BAD_PAIRS = [drop_jpeg, drop_mask, cut_jpeg, cut_large_jpeg, cut_mask, mask_with_wrong_checksum, empty_jpeg,
+             png_as_jpeg, jpeg_as_mask, other_size, class_too_high, deep_class_that_wraps_to_0, grey_with_alpha,
              mask_is_a_bomb, jpeg_is_a_bomb]
 
 
