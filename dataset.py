@@ -34,7 +34,7 @@ def make_example(filename, jpeg_bytes, label_png_bytes, height, width):
     Returns:
         bytes, the same for the same input.
     """
-    features = {  # in the order of protobuf's own deterministic serialisation, a longer name before its beginning
+    features = {
         'image/encoded': _bytes_feature(jpeg_bytes),
         'image/filename': _bytes_feature(filename),
         'image/format': _bytes_feature(b'jpeg'),
