@@ -1,0 +1,134 @@
+"""The same FCN-8s in PyTorch, eager, for comparison. The one module that needs torch: pip install torch==2.13.0
+
+Filling, padding and the transposed convolutions are those of train.fcn_8s: the same weights give the same logits.
+"""
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+import dataset
+import vgg
+from benchmarks.measure import Round, count_cores
+from utils import bilinear_upsample_weights
+
+
+class FCN8s(nn.Module):
+    """FCN-8s on VGG16; modules are called as the variables of train.fcn_8s.
+
+    Args:
+        fc_channels: int, width of fc6 and fc7. number_of_classes: int, C.
+    """
+
+    def __init__(self, fc_channels=4096, number_of_classes=dataset.NUMBER_OF_CLASSES):
+        super().__init__()
+        channels = 3
+        for block, repeats, width in vgg.BLOCKS:
+            for repeat in range(1, repeats + 1):
+                self.add_module(f'{block}_{repeat}', nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+        self.fc6 = nn.Conv2d(channels, fc_channels, 7, padding=3)
+        self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
+        self.fc8 = nn.Conv2d(fc_channels, number_of_classes, 1)
+        self.conv_pool4 = nn.Conv2d(512, number_of_classes, 1)
+        self.conv_pool3 = nn.Conv2d(256, number_of_classes, 1)
+        self.t_conv_x2_1 = upsampling(2, number_of_classes)
+        self.t_conv_x2_2 = upsampling(2, number_of_classes)
+        self.t_conv_x8 = upsampling(8, number_of_classes)
+        self.dropout = nn.Dropout(0.5)
+        for layer in (self.fc8, self.conv_pool4, self.conv_pool3):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer('mean', torch.tensor(vgg.RGB_MEAN)[:, None, None], persistent=False)
+
+    def forward(self, images):
+        """Raw RGB 0..255, float32 [B, 3, H, W], to logits, float32 [B, C, H, W]."""
+        height, width = images.shape[-2:]
+        net = functional.pad(images - self.mean, (0, -width % 32, 0, -height % 32))
+        pooled = {}
+        for block, repeats, _ in vgg.BLOCKS:
+            for repeat in range(1, repeats + 1):
+                net = functional.relu(self.get_submodule(f'{block}_{repeat}')(net))
+            net = pooled[block] = functional.max_pool2d(net, 2)
+        net = self.dropout(functional.relu(self.fc6(net)))
+        net = self.dropout(functional.relu(self.fc7(net)))
+        net = self.t_conv_x2_1(self.fc8(net)) + self.conv_pool4(pooled['conv4'])
+        net = self.t_conv_x2_2(net) + self.conv_pool3(pooled['conv3'])
+        return self.t_conv_x8(net)[:, :, :height, :width]
+
+
+def upsampling(factor, channels):
+    """Learned transposed convolution of stride `factor` that starts as bilinear interpolation."""
+    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=factor // 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(to_torch(bilinear_upsample_weights(factor, channels)))
+    return layer
+
+
+def to_torch(kernel):
+    """Kernel of TensorFlow, [H, W, in, out] (transposed convolution: [H, W, out, in]), with its last axes first."""
+    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+
+
+def load_weights(network, variables):
+    """Sets the network's weights from those of train.fcn_8s, dict of name to array."""
+    with torch.no_grad():
+        for name, values in variables.items():
+            layer, _, kind = name.removeprefix('vgg_16/').rpartition('/')
+            if kind == 'biases':
+                network.get_submodule(layer.split('/')[-1]).bias.copy_(torch.from_numpy(values))
+            else:  # .../LAYER/weights, and fc8/LAYER of the transposed ones
+                layer = layer.split('/')[-1] if kind == 'weights' else kind
+                network.get_submodule(layer).weight.copy_(to_torch(values))
+
+
+def segmentation_loss(logits, labels):
+    """Loss of train.segmentation_loss: summed over each row, then the mean over rows and batch; 255 is in no sum."""
+    total = functional.cross_entropy(logits, labels, ignore_index=dataset.IGNORE_LABEL, reduction='sum')
+    return total / (labels.shape[0] * labels.shape[1])
+
+
+def training(batch_size, crop_size, fc_channels, steps, fused=None):
+    """Contender: training steps on one constant batch, with torch.optim.Adam.
+
+    Args:
+        batch_size, crop_size, fc_channels, steps: ints.
+        fused: True for Adam(fused=True), None for its default.
+    """
+    torch.set_num_threads(count_cores())
+    rng = np.random.RandomState(0)
+    shape = batch_size, crop_size, crop_size
+    images = torch.from_numpy(rng.randint(0, 256, (batch_size, 3, crop_size, crop_size)).astype(np.float32))
+    labels = torch.from_numpy(rng.randint(0, dataset.NUMBER_OF_CLASSES, shape).astype(np.int64))
+    network = FCN8s(fc_channels)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=fused)
+    while True:
+        started = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = segmentation_loss(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        yield Round(steps * batch_size, time.perf_counter() - started)
+
+
+def prediction(height, width, fc_channels, images):
+    """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy."""
+    torch.set_num_threads(count_cores())
+    image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
+    network = FCN8s(fc_channels).eval()
+    while True:
+        started = time.perf_counter()
+        for _ in range(images):
+            probabilities = predict(network, image)
+        yield Round(images, time.perf_counter() - started, extra=probabilities.shape)
+
+
+def predict(network, image):
+    """Softmax of one image, uint8 [H, W, 3] to float32 [H, W, C], NumPy."""
+    with torch.inference_mode():
+        inputs = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        return functional.softmax(network(inputs), dim=1)[0].permute(1, 2, 0).numpy()
