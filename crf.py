@@ -3,6 +3,14 @@
 Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials"; the
 inference itself is pydensecrf's.
 """
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
@@ -33,3 +41,30 @@ def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3
                                compat=bilateral_compat)
     marginals = np.array(field.inference(iterations))
     return marginals.argmax(axis=0).reshape(height, width).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def start_processes(num_workers):
+    """A ProcessPoolExecutor for refine, and for what is drawn beside a training.
+
+    Its processes start afresh ("spawn"): a fork would copy the locks of TensorFlow's threads and its hold on the GPU.
+    A fresh process also runs the file of the main program again, to find functions that are defined there. Ours are
+    not, so that file's name is hidden meanwhile: with it each process would import TensorFlow.
+    """
+    main_program = sys.modules['__main__'].__dict__
+    hidden = {'__file__': main_program.pop('__file__')} if '__file__' in main_program else {}
+    try:
+        with ProcessPoolExecutor(num_workers, multiprocessing.get_context('spawn'), _follow_parent) as pool:
+            yield pool
+    finally:
+        main_program.update(hidden)
+
+
+def _follow_parent():
+    """A new process leaves Ctrl-C to its parent, and ends with it, even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -5,18 +5,15 @@
 Writes metrics.json, the confusion matrix as a picture, and pictures of the worst and the best images.
 """
 import collections
-import contextlib
 import glob
 import hashlib
 import importlib.metadata
 import inspect
 import math
-import multiprocessing
 import os
 import re
-import signal
 import sys
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -113,7 +110,7 @@ def refine_beside(predictions, num_workers):
         return example, {**maps, 'crf': refined.result()}
 
     try:
-        with start_crf_processes(num_workers) as pool:
+        with crf.start_processes(num_workers) as pool:
             for example, probabilities in predictions:
                 maps = {'plain': probabilities.argmax(axis=-1).astype(np.uint8)}
                 under_way.append((example, maps, pool.submit(crf.refine, example['image'], probabilities)))
@@ -124,25 +121,6 @@ def refine_beside(predictions, num_workers):
     except BrokenProcessPool:
         raise UserError('a process of the CRF was killed, for lack of memory perhaps; '
                         'try a lower --num_workers') from None
-
-
-@contextlib.contextmanager
-def start_crf_processes(num_workers):
-    """A ProcessPoolExecutor for crf.refine.
-
-    Its processes start afresh ("spawn"): a fork would copy the locks of TensorFlow's threads and its hold on the GPU.
-    A fresh process also runs the file of the main program again, to find functions that are defined there. Ours is
-    not, so that file's name is hidden meanwhile: with it each process would import TensorFlow. Ctrl-C is the parent's
-    to handle.
-    """
-    main_program = sys.modules['__main__'].__dict__
-    hidden = {'__file__': main_program.pop('__file__')} if '__file__' in main_program else {}
-    try:
-        with ProcessPoolExecutor(num_workers, multiprocessing.get_context('spawn'), initializer=signal.signal,
-                                 initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-            yield pool
-    finally:
-        main_program.update(hidden)
 
 
 # ------------------------------------------------------------------------------------------- metrics.json

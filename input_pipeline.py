@@ -103,7 +103,9 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
         return tf.data.TFRecordDataset(record).shuffle(min(num_examples, SHUFFLE_BUFFER), seed=seed + epoch)
 
     def crop(index, serialized):
-        return _decode_crop(serialized, crop_size, pad_rgb, seed=tf.stack([tf.cast(seed, tf.int64), index]))
+        # XLA would draw other random numbers, and compile for every size of image.
+        with tf.xla.experimental.jit_scope(compile_ops=False):
+            return _decode_crop(serialized, crop_size, pad_rgb, seed=tf.stack([tf.cast(seed, tf.int64), index]))
 
     first = start_step * batch_size
     epochs = tf.data.Dataset.range(first // num_examples, tf.int64.max)

@@ -6,6 +6,7 @@ Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Seg
 """
 import collections
 import csv
+import functools
 import glob
 import json
 import math
@@ -14,17 +15,22 @@ import re
 import shutil
 import time
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
 import tqdm
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+from tensorflow.python.framework import test_util
+from tensorflow.python.util import _pywrap_utils
 
 import crf
 import dataset
 import input_pipeline
 import report
 import utils
+import validation
 import vgg
 from utils import UserError, bilinear_upsample_weights
 from watchdog import Watchdog
@@ -127,8 +133,13 @@ def build_training(args, num_examples, start_step):
     loss, loss_per_pixel = segmentation_loss(logits, labels)
 
     optimizer = tf.train.AdamOptimizer(args.learning_rate)
+    if args.mixed_precision:
+        optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
     gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
     train_op = optimizer.apply_gradients(gradients, tf.train.get_or_create_global_step())
+    if args.mixed_precision:  # a scale that proves too high is lowered and its step left out: no cause to stop
+        gradients = [(tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)), variable)
+                     for gradient, variable in gradients]
     histograms = tf.summary.merge([tf.summary.histogram(f'{variable.op.name}/gradient', gradient)
                                    for gradient, variable in gradients])
     return TrainingOps(train_op, loss, loss_per_pixel, histograms)
@@ -141,7 +152,8 @@ def build_predictor(fc_channels):
         Predictor: `image`, placeholder uint8 [1, H, W, 3] RGB, and `probabilities`, float32 [1, H, W, C].
     """
     image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
-    return Predictor(image, tf.nn.softmax(fcn_8s(image, fc_channels=fc_channels), name='probabilities'))
+    with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA would compile for every size of image
+        return Predictor(image, tf.nn.softmax(fcn_8s(image, fc_channels=fc_channels), name='probabilities'))
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
@@ -263,11 +275,16 @@ def save(session, saver, folder, step, write_state=True):
                         'free some space and start again: training resumes at the checkpoint before') from None
 
 
+LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision, which a resumed run may not have had
+
+
 def initialise(session, resume_from, vgg_checkpoint):
     """Sets all variables: from the run's own checkpoint, else VGG16 from its checkpoint, else all at random."""
     session.run(tf.global_variables_initializer())
     if resume_from:
-        restore(session, resume_from, tf.global_variables())
+        known = read_shapes(resume_from)
+        restore(session, resume_from, [variable for variable in tf.global_variables()
+                                       if variable.op.name in known or variable.op.name not in LOSS_SCALE])
         print(f'resumed from {resume_from}')
     elif vgg_checkpoint:
         restore_vgg(session, vgg_checkpoint)
@@ -278,57 +295,66 @@ def initialise(session, resume_from, vgg_checkpoint):
 # ------------------------------------------------------------------------------------------- validation pictures
 
 
-def write_validation(folder, step, image, label, probabilities):
-    """Writes the pictures of one validation image at its true size.
-
-    `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
-    prediction); the three label maps also as indexed PNG.
-
-    Args:
-        folder: str. step: int.
-        image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
-
-    Returns:
-        paths: dict of NAME to the JPEG's path.
-        scores: (mean IoU of this image as predicted, after the CRF).
-    """
-    maps = {'annotation': label,
-            'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
-            'prediction_crfed': crf.refine(image, probabilities)}
-    pictures = {'img': image,
-                **{name: utils.colourise(labels) for name, labels in maps.items()},
-                'overlay': utils.overlay(image, maps['prediction_crfed'])}
-
-    stem = os.path.join(folder, f'val_{step}_')
-    paths = {name: f'{stem}{name}.jpg' for name in pictures}
-    for name, pixels in pictures.items():
-        utils.save_image(paths[name], pixels)
-    for name, labels in maps.items():
-        utils.save_labels(f'{stem}{name}.png', labels)
-    scores = [utils.mean_iou(utils.confusion_matrix(label, maps[name], probabilities.shape[-1]))
-              for name in ('prediction', 'prediction_crfed')]
-    return paths, scores
-
-
-def validate(session, predictor, reader, eval_dir, step, writer):
-    """Predicts the Reader's next validation image, writes its pictures, and logs it.
+def validate(session, predictor, reader, step, validations):
+    """Predicts the Reader's next validation image and has a ValidationLog draw it.
 
     Returns:
         int64 [C, C], utils.confusion_matrix of the prediction.
     """
     example = run_input(session, reader.next_example, reader.record)
     probabilities = predict_example(session, predictor, example, reader.record)
-    paths, (plain, refined) = write_validation(eval_dir, step, example['image'], example['label'], probabilities)
-    found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
-    print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
-          f'predicted {", ".join(found)} -> {os.path.join(eval_dir, f"val_{step}_*")}', flush=True)
-
-    height, width, _ = example['image'].shape
-    for name, path in paths.items():
-        with open(path, 'rb') as file:
-            picture = tf.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read())
-        writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=f'validation/{name}', image=picture)]), step)
+    validations.draw(step, example, probabilities)
     return utils.confusion_matrix(example['label'], probabilities.argmax(axis=-1), dataset.NUMBER_OF_CLASSES)
+
+
+class ValidationLog:
+    """Has validation pictures and the results page made in a process of their own, and logs them when they are done.
+
+    So a picture's line on the terminal may come some steps after the step that it tells of.
+    """
+
+    UNDER_WAY = 2  # jobs at most, so that probabilities do not pile up in memory
+
+    def __init__(self, args, pool, writer, eval_dir):
+        self.output_dir, self.pool, self.writer, self.eval_dir = args.output_dir, pool, writer, eval_dir
+        self.under_way = collections.deque()  # of (job, function that logs its result)
+
+    def draw(self, step, example, probabilities):
+        """Draws an example of input_pipeline.whole_images and its prediction, float32 [H, W, C]."""
+        job = self.pool.submit(validation.write_validation, self.eval_dir, step, example['image'], example['label'],
+                               probabilities)
+        found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
+        self.under_way.append((job, functools.partial(self.log, step, example, found)))
+
+    def rebuild_page(self):
+        """Makes the results page anew."""
+        self.under_way.append((self.pool.submit(report.write_page, self.output_dir), lambda page: None))
+
+    def log_finished(self, under_way=UNDER_WAY):
+        """Logs what is done; waits while more than `under_way` jobs are not.
+
+        Raises:
+            OSError, UserError: a file cannot be written, or the process was killed.
+        """
+        while self.under_way and (self.under_way[0][0].done() or len(self.under_way) > under_way):
+            job, log = self.under_way.popleft()
+            try:
+                log(job.result())
+            except BrokenProcessPool:
+                raise UserError('the process that draws validation pictures was killed, for lack of memory perhaps; '
+                                'start again: training resumes at the last checkpoint') from None
+
+    def log(self, step, example, found, written):
+        """Puts what write_validation returned on the terminal and into TensorBoard."""
+        paths, (plain, refined) = written
+        print(f'  val {example["filename"].decode()}, step {step}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
+              f'predicted {", ".join(found)} -> {os.path.join(self.eval_dir, f"val_{step}_*")}', flush=True)
+        height, width, _ = example['image'].shape
+        for name, path in paths.items():
+            with open(path, 'rb') as file:
+                picture = tf.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read())
+            self.writer.add_summary(
+                tf.Summary(value=[tf.Summary.Value(tag=f'validation/{name}', image=picture)]), step)
 
 
 # ------------------------------------------------------------------------------------------- scores over a record
@@ -539,12 +565,13 @@ def train(args):
         saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # the folder may be moved
         writer = tf.summary.FileWriter(train_dir, tf.get_default_graph())
 
-        with tf.Session(config=session_config()) as session:
+        with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
             initialise(session, resume_from, args.checkpoint_path)
             session.run(pictured.initializer)
             take_over(saver, writer, train_dir, resume_from, start_step)
             save_settings(args, train_dir, resume_from)
             log, evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
+            validations = ValidationLog(args, pool, writer, eval_dir)
             watchdog = Watchdog(dataset.CLASS_NAMES)
             for step in range(start_step + 1, args.max_steps + 1):
                 last = step == args.max_steps
@@ -555,7 +582,7 @@ def train(args):
                 if step == start_step + 1 or due(step, args.log_steps) or last:
                     log.write(step)
                 if due(step, args.val_steps):
-                    confusion = validate(session, predictor, pictured, eval_dir, step, writer)
+                    confusion = validate(session, predictor, pictured, step, validations)
                     watchdog.see_predictions(step, confusion, num_images=1)
                 evaluates = args.eval_steps > 0 and (last or due(step, args.eval_steps))
                 if evaluates:
@@ -567,9 +594,12 @@ def train(args):
                     save(session, saver, train_dir, step)
                     evaluations.drop_beaten()
                     writer.flush()
-                if due(step, args.val_steps) or evaluates or last:
-                    page = report.write_page(args.output_dir)
+                if due(step, args.val_steps) or evaluates:
+                    validations.rebuild_page()
+                validations.log_finished()
+            validations.log_finished(under_way=0)
         writer.close()
+    page = report.write_page(args.output_dir)
     print(f'done: checkpoints and TensorBoard events in {train_dir}, pictures in {eval_dir}, all to look at in {page}')
 
 
@@ -670,9 +700,42 @@ def read_settings(folder):
         raise UserError(f'{path}: not the settings of a run; remove it') from None
 
 
-def session_config():
-    """Takes GPU memory as needed rather than all at once; which devices are used stays the user's choice."""
-    return tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
+def session_config(args=None):
+    """How sessions compute: GPU memory is taken as needed, and which devices are used stays the user's choice.
+
+    Args:
+        args: of train.parse_args, for its xla and mixed_precision; None: plain float32.
+    """
+    config = tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
+    rewrites = config.graph_options.rewrite_options
+    rewrites.constant_folding = RewriterConfig.OFF  # it would keep Adam's first zeros for good: half a gigabyte
+    if args and args.xla:
+        config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
+    if args and args.mixed_precision:
+        rewrites.auto_mixed_precision = RewriterConfig.ON  # float16, on GPUs
+        if has_bfloat16():
+            rewrites.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    return config
+
+
+def has_gpu():
+    return bool(tf.config.list_physical_devices('GPU'))
+
+
+def has_bfloat16():
+    """Whether the CPU computes in bfloat16; TensorFlow gives no public name to that question."""
+    return test_util.IsMklEnabled() and _pywrap_utils.IsDataTypeSupportedByOneDNNOnThisCPU(tf.bfloat16)
+
+
+def prepare_arithmetic(args):
+    """Says what --mixed_precision comes to on this machine, and lets --xla compile for a CPU as well."""
+    if args.mixed_precision:
+        print('--mixed_precision: ' + (
+            'convolutions in float16 on the GPU' if has_gpu() else
+            'convolutions in bfloat16 on the CPU' if has_bfloat16() else
+            'no GPU, and a CPU without bfloat16: the arithmetic stays float32, the loss is scaled all the same'))
+    if args.xla:
+        os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'
 
 
 def parse_args(argv=None):
@@ -703,6 +766,10 @@ def parse_args(argv=None):
                              'checkpoint each; the best weights are kept in best/; 0: none')
     parser.add_argument('--summary_steps', type=utils.non_negative_int, default=100,
                         help='steps between gradient histograms for TensorBoard; 0: none')
+    parser.add_argument('--mixed_precision', action='store_true',
+                        help='convolutions in float16 (GPU) or bfloat16 (CPUs that have it), with loss scaling; '
+                             'weights stay float32')
+    parser.add_argument('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,
                         help='of the order of examples, the crops, and the random starts')
     return parser.parse_args(argv)
@@ -719,6 +786,7 @@ def main(argv=None):
     quiet_tensorflow()
     if args.checkpoint_path:
         args.checkpoint_path = find_checkpoint(args.checkpoint_path)
+    prepare_arithmetic(args)
     try:
         train(args)
     except tf.errors.ResourceExhaustedError:

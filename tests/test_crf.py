@@ -1,3 +1,8 @@
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 
 import crf
@@ -41,3 +46,15 @@ def test_crf_without_iterations_is_the_most_probable_class():
 def test_crf_of_one_pixel():
     np.testing.assert_array_equal(
         crf.refine(np.zeros((1, 1, 3), np.uint8), np.array([[[0.1, 0.7, 0.2]]], np.float32)), [[1]])
+
+
+def test_processes_end_with_a_killed_parent():
+    """kill -9 of the parent leaves no process behind."""
+    program = ('import os, signal, crf\n'
+               'with crf.start_processes(1) as pool:\n'
+               '    print(pool.submit(os.getpid).result(), flush=True)\n'
+               '    os.kill(os.getpid(), signal.SIGKILL)\n')
+    # The worker inherits stdout: the pipe's end says that both are gone.
+    done = subprocess.run([sys.executable, '-c', program], cwd=os.path.dirname(crf.__file__), stdout=subprocess.PIPE,
+                          timeout=60)
+    assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0

@@ -95,7 +95,7 @@ def test_crf_processes_import_no_tensorflow(monkeypatch):
     main_program = sys.modules['__main__']
     monkeypatch.setattr(main_program, '__file__', evaluate.__file__, raising=False)
     monkeypatch.setattr(main_program, '__spec__', None)
-    with evaluate.start_crf_processes(1) as pool:
+    with crf.start_processes(1) as pool:
         pool.submit(crf.refine, np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 4), 0.25, np.float32)).result()
         assert not pool.submit(eval, '"tensorflow" in __import__("sys").modules').result()
     assert main_program.__file__ == evaluate.__file__

@@ -17,6 +17,7 @@ import dataset
 import evaluate
 import train
 import utils
+import validation
 import vgg
 import watchdog
 from utils import UserError
@@ -298,7 +299,7 @@ def test_resume_goes_on_at_its_step_up_to_max_steps_in_all(trained, record, tmp_
     out = capsys.readouterr().out
     assert 'resumed from' in out and 'model.ckpt-3' in out and 'at random' not in out
     assert [int(row['step']) for row in read_log(folder)] == [1, 2, 3, 4, 5]
-    assert 'val image1:' in out  # step 2 showed image0
+    assert 'val image1, step 4:' in out  # step 2 showed image0
     assert tf.train.latest_checkpoint(str(folder / 'train')).endswith('model.ckpt-5')
     assert tf.train.load_variable(str(folder / 'train'), 'global_step') == 5
     train.main(short_run(record, folder, '--max_steps', 5))
@@ -394,7 +395,7 @@ def test_write_validation_scores_the_image(tmp_path):
     label = np.array([[0, 0, 3, 255]] * 4, np.uint8)
     probabilities = np.full((4, 4, 21), 0.001, np.float32)
     probabilities[:, :, 0] = 0.98
-    _, (plain, _) = train.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities)
+    _, (plain, _) = validation.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities)
     assert plain == pytest.approx((8 / 12 + 0) / 2)  # background: 8 right of 12; class 3: none of 4
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_7_prediction.png')), 0)
 
@@ -654,3 +655,79 @@ def test_a_full_disk_leaves_no_half_checkpoint(record, tmp_path):
 def test_a_gradient_that_is_not_finite_does_not_blame_the_record(record, tmp_path):
     with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate'):
         train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30, '--summary_steps', 1))
+
+
+# ------------------------------------------------------------------------------------------- arithmetic
+
+
+SMALL_RUN = ['--fc_channels', '8', '--batch_size', '2', '--crop_size', '32', '--log_steps', '1', '--summary_steps', '1']
+
+
+def run_small(record, folder, *flags):
+    """train.py as a program of its own; returns its log's rows and what it printed."""
+    done = subprocess.run([sys.executable, train.__file__, '--dataset_train', record, '--dataset_val', record,
+                           '--output_dir', str(folder), *SMALL_RUN, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(folder / 'train' / 'log.csv', newline='') as file:
+        return list(csv.DictReader(file)), done
+
+
+def test_xla_compiles_and_gives_the_same_losses(record, tmp_path):
+    plain, done = run_small(record, tmp_path / 'plain', '--max_steps', '3')
+    assert 'Compiled cluster using XLA' not in done.stderr
+    compiled, done = run_small(record, tmp_path / 'xla', '--max_steps', '3', '--xla')
+    assert 'Compiled cluster using XLA' in done.stderr
+    # Dropout draws other numbers in step 1, but the scores it acts upon are still all zero.
+    assert float(compiled[0]['loss_per_pixel']) == pytest.approx(math.log(21), abs=1e-4)
+    assert float(compiled[0]['loss']) == pytest.approx(float(plain[0]['loss']), rel=1e-4)
+    assert float(compiled[2]['loss']) == pytest.approx(float(plain[2]['loss']), rel=0.02)
+
+
+def test_mixed_precision_scales_the_loss_and_trains(record, tmp_path):
+    plain, _ = run_small(record, tmp_path / 'plain', '--max_steps', '3')
+    mixed, done = run_small(record, tmp_path / 'mixed', '--max_steps', '3', '--mixed_precision')
+    assert done.stdout.startswith('--mixed_precision: ')
+    for with_scale, without in zip(mixed, plain):
+        assert float(with_scale['loss']) == pytest.approx(float(without['loss']), rel=0.02)
+    reader = tf.train.load_checkpoint(str(tmp_path / 'mixed' / 'train'))
+    assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
+
+
+def test_a_run_may_take_up_mixed_precision_and_leave_it(record, tmp_path):
+    run_small(record, tmp_path, '--max_steps', '1')
+    rows, done = run_small(record, tmp_path, '--max_steps', '2', '--mixed_precision')
+    assert 'resumed from' in done.stdout and [row['step'] for row in rows] == ['1', '2']
+    rows, done = run_small(record, tmp_path, '--max_steps', '3')
+    assert 'resumed from' in done.stdout and [row['step'] for row in rows] == ['1', '2', '3']
+
+
+def test_gradients_beyond_float16_are_no_cause_to_stop(record, tmp_path, monkeypatch):
+    """A loss scale of 2^120 makes infinite gradients: the step is left out, the scale halved, training goes on."""
+    scaled = tf.mixed_precision.MixedPrecisionLossScaleOptimizer
+    monkeypatch.setattr(
+        tf.mixed_precision, 'MixedPrecisionLossScaleOptimizer',
+        lambda optimizer, _: scaled(optimizer, tf.mixed_precision.DynamicLossScale(initial_loss_scale=2.0 ** 120)))
+    train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(tmp_path), *SMALL_RUN,
+                '--max_steps', '2', '--val_steps', '0', '--mixed_precision'])
+    reader = tf.train.load_checkpoint(str(tmp_path / 'train'))
+    assert reader.get_tensor('current_loss_scale') == 2.0 ** 118
+    assert not reader.get_tensor('vgg_16/fc8/weights').any()  # as it started
+
+
+# ------------------------------------------------------------------------------------------- beside the training
+
+
+def test_a_picture_that_cannot_be_written_ends_the_run(record, tmp_path):
+    (tmp_path / 'eval' / 'val_1_img.jpg').mkdir(parents=True)
+    with pytest.raises(OSError, match='val_1_img.jpg'):
+        train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(tmp_path), *SMALL_RUN,
+                    '--max_steps', '1', '--val_steps', '1'])
+
+
+def test_pictures_are_drawn_while_training_goes_on(record, tmp_path, capsys):
+    """With a picture every step, more come than may wait; each is there in the end, in order, with its own line."""
+    train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(tmp_path), *SMALL_RUN,
+                '--max_steps', '6', '--val_steps', '1'])
+    assert re.findall(r'val image(\d), step (\d):', capsys.readouterr().out) == [
+        ('0', '1'), ('1', '2'), ('2', '3'), ('3', '4'), ('4', '5'), ('0', '6')]
+    assert len(list((tmp_path / 'eval').glob('val_*_prediction_crfed.png'))) == 6
