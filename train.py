@@ -769,7 +769,8 @@ def parse_args(argv=None):
     parser.add_argument('--mixed_precision', action='store_true',
                         help='convolutions in float16 (GPU) or bfloat16 (CPUs that have it), with loss scaling; '
                              'weights stay float32')
-    parser.add_argument('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
+    parser.add_argument('--xla', action='store_true',
+                        help='compile the training step by XLA; the first steps then take longer')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,
                         help='of the order of examples, the crops, and the random starts')
     return parser.parse_args(argv)

@@ -7,7 +7,7 @@ import time
 import tensorflow.compat.v1 as tf
 
 import train
-from benchmarks.measure import Round
+from benchmarks.measure import Round, warm_up_then
 
 FEATURES = {'image/encoded': tf.FixedLenFeature([], tf.string), 'image/label': tf.FixedLenFeature([], tf.string)}
 SHUFFLE_BUFFER = 4096
@@ -76,12 +76,12 @@ def training(train_record, val_record, batch_size, crop_size, fc_channels, steps
         session.run(tf.global_variables_initializer())
         writer = tf.summary.FileWriter(log_dir, session.graph)
         step = 0
-        while True:
+        for number in warm_up_then(steps):
             started = time.perf_counter()
-            for _ in range(steps):
+            for _ in range(number):
                 session.run(train_op, {is_training: True})
-            step += steps
+            step += number
             value, summary = session.run([loss, summaries], {is_training: True})
             print(f'step {step}, loss {value:.3f}')
             writer.add_summary(summary, step)
-            yield Round(steps * batch_size, time.perf_counter() - started)
+            yield Round(number * batch_size, time.perf_counter() - started)

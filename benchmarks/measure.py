@@ -8,6 +8,8 @@ it takes are the contenders' own.
 import collections
 import contextlib
 import importlib
+import itertools
+import math
 import multiprocessing
 import os
 import re
@@ -15,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 import traceback
 
 from utils import UserError
@@ -68,6 +71,11 @@ def rates(rounds):
 def peaks(rounds):
     """Peak memory of each Round in MB (10^6 bytes), list of float."""
     return [each.peak_bytes / 1e6 for each in rounds]
+
+
+def warm_up_then(steps, warm_up=2):
+    """Steps of each round where a step takes seconds: a short round that warms up, then the others, endlessly."""
+    return itertools.chain([min(warm_up, steps)], itertools.repeat(steps))
 
 
 # ------------------------------------------------------------------------------------------- the machine
@@ -169,7 +177,7 @@ def redirect_output(log_path):
             os.dup2(file.fileno(), descriptor)
 
 
-def take_turns(contenders, num_rounds, log_dir, say=print):
+def take_turns(contenders, num_rounds, log_dir, say=print, deadline=math.inf, warm_up=True):
     """Warms all contenders up, one after the other, and then runs their rounds in turn: A B A B ...
 
     Args:
@@ -177,6 +185,8 @@ def take_turns(contenders, num_rounds, log_dir, say=print):
         num_rounds: int, of each, after the warm-up.
         log_dir: str, folder for what their processes print.
         say: function of str, told what goes on.
+        deadline: float, of time.perf_counter: once there are two rounds, one that would end later is not begun.
+        warm_up: bool; false for contenders whose rounds leave their own start out.
 
     Returns:
         dict of name to list of Round.
@@ -190,17 +200,27 @@ def take_turns(contenders, num_rounds, log_dir, say=print):
         for contender in contenders:
             log_path = os.path.join(log_dir, re.sub(r'\W+', '_', contender.name) + '.log')
             workers[contender.name] = stack.enter_context(contextlib.closing(Worker(contender, log_path)))
-        for number in range(num_rounds + 1):
+        for number in range(0 if warm_up else 1, num_rounds + 1):
+            started = time.perf_counter()
             for name, worker in workers.items():
-                try:
-                    done = worker.run_round()
-                except UserError as error:
-                    raise UserError(f'{name}: {error}') from None
+                done = run_round(name, worker)
                 say(f'  {f"round {number}/{num_rounds}" if number else "warm-up"}, {name}: '
                     f'{done.items} in {done.seconds:.2f} s')
                 if number:
                     found[name].append(done)
+            ended = time.perf_counter()
+            if 2 <= number < num_rounds and 2 * ended - started > deadline:
+                say(f'  {number} rounds are enough: the time of this row is over')
+                break
     return found
+
+
+def run_round(name, worker):
+    """One Round of a Worker; a UserError begins with its name."""
+    try:
+        return worker.run_round()
+    except UserError as error:
+        raise UserError(f'{name}: {error}') from None
 
 
 def run_apart(module, function, log_path, **settings):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import dataset
 import vgg
-from benchmarks.measure import Round, count_cores
+from benchmarks.measure import Round, count_cores, warm_up_then
 from utils import bilinear_upsample_weights
 
 
@@ -104,15 +104,15 @@ def training(batch_size, crop_size, fc_channels, steps, fused=None):
     labels = torch.from_numpy(rng.randint(0, dataset.NUMBER_OF_CLASSES, shape).astype(np.int64))
     network = FCN8s(fc_channels)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=fused)
-    while True:
+    for number in warm_up_then(steps):
         started = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(number):
             optimizer.zero_grad()
             loss = segmentation_loss(network(images), labels)
             loss.backward()
             optimizer.step()
             loss.item()
-        yield Round(steps * batch_size, time.perf_counter() - started)
+        yield Round(number * batch_size, time.perf_counter() - started)
 
 
 def prediction(height, width, fc_channels, images):

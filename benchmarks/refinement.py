@@ -82,22 +82,13 @@ def one_process(function, folder, count, per_round):
 def pool(folder, count, per_round, processes):
     """Contender: the next few images a round through evaluate.py's pool of processes."""
     first = 0
-    with start_processes(processes) as executor:
+    with crf.start_processes(processes) as executor:
         while True:
             pairs = load_maps(folder, [number % count for number in range(first, first + per_round)])
             started = time.perf_counter()
             labels = list(executor.map(crf.refine, *zip(*pairs)))
             yield Round(len(pairs), time.perf_counter() - started, extra=labels)
             first += per_round
-
-
-def start_processes(processes):
-    """The pool of evaluate.py, wherever it lives."""
-    for name in ('start_crf_processes', 'start_processes'):
-        if hasattr(crf, name):
-            return getattr(crf, name)(processes)
-    import evaluate
-    return evaluate.start_crf_processes(processes)
 
 
 # ------------------------------------------------------------------------------------------- how the cost grows

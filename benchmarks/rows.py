@@ -20,7 +20,7 @@ class Plan:
     crop_size: int = 224
     steps: int = 2  # in a round of train_4
     window: int = 10  # steps in a round of train_1: the earlier suite logs so often
-    torch_steps: int = 4  # in a round of train_1, of PyTorch's contenders
+    torch_steps: int = 3  # in a round of train_1, of PyTorch's contenders
     reading_batches: int = 60  # in a round of reading
     image_size: tuple = (375, 500)  # height and width in predict
     predicted: int = 4  # in a round of predict
@@ -29,9 +29,9 @@ class Plan:
     pool_images: int = 8  # in a round of crf_pool
     model_steps: int = 250  # of the network that makes the maps, if none is given
     model_channels: int = 512
-    model_crop: int = 128
+    model_crop: int = 96
     run_steps: int = 10  # of the short run in validation
-    growth_steps: int = 3
+    growth_steps: int = 2
     growth_batches: tuple = (1, 2, 4, 8, 16)
     growth_batch_crop: int = 128
     growth_crops: tuple = (128, 192, 256, 384)
@@ -43,7 +43,7 @@ class Plan:
 
 Found = collections.namedtuple('Found', 'lines tables', defaults=((), ()))
 Row = collections.namedtuple('Row', 'function minutes method')
-Row.__doc__ = """function: of run.Bench, returns Found. minutes: about how long. method: str, how it measures."""
+Row.__doc__ = """function: of Bench to Found. minutes: about how long, on two cores. method: str, how it measures."""
 
 NOT_INSTALLED = 'not installed'
 
@@ -206,7 +206,7 @@ def validation(bench):
     found = bench.take_turns([
         Contender(name, 'training', 'whole_run', {**settings, 'val_steps': val_steps, 'save_steps': save_steps,
                                                   'output_dir': os.path.join(bench.work_dir, f'run_{name[:4]}')})
-        for name, (val_steps, save_steps) in every.items()], rounds=2)
+        for name, (val_steps, save_steps) in every.items()], rounds=2, warm_up=False)
     run = f'images/s of a run, --val_steps {every["with both"][0]} --save_steps {every["with both"][1]}'
     both = found['with both']
     return Found([
@@ -333,12 +333,12 @@ ROWS = {
         "train.py's graph and step (build_training, run_step) at batch 4, input pipeline included; against the same "
         'graph fed one constant batch, and against the same network, loss and torch.optim.Adam in PyTorch eager on '
         "one constant batch. Memory is the peak of each one's process.")),
-    'train_1': Row(train_1, 4, (
+    'train_1': Row(train_1, 4.5, (
         'batch 1. The earlier loop: tf.cond over training and validation input by a placeholder, whole images decoded '
         'and cropped, and every 10th step (a round here) a second session.run for loss and histograms of all variables '
         'and gradients, written for TensorBoard. Ours has its log in the figure too: 10 plain steps and a tenth of '
         'what a step with histograms takes more, as they come every 100 steps. Against PyTorch: the plain steps.')),
-    'reading': Row(reading, 1.5, (
+    'reading': Row(reading, 2, (
         'the input pipeline without a network, batch 16; each round starts it anew and draws a quarter of its batches '
         'before the clock starts. "A pool of N": in a private thread pool of N. The appetite is what train_4 found.')),
     'predict': Row(predict, 1, (
@@ -346,10 +346,10 @@ ROWS = {
     'start': Row(start, 1.5, (
         'whole processes: `predict.py` of one photo with a checkpoint of full width, against a process that imports '
         'TensorFlow and reads the same weights.')),
-    'validation': Row(validation, 2.5, (
+    'validation': Row(validation, 3, (
         "train.train at batch 1, from its first step's end to its last; a checkpoint holds the weights and Adam's "
         'state, a validation picture includes prediction, CRF and files.')),
-    'crf': Row(crf, 1.5, (
+    'crf': Row(crf, 3.5, (
         'crf.refine on one core against pydensecrf with the same parameters on all 21 labels, both on softmax maps of '
         'validation images; each round takes the next images, and the labels of all are compared.')),
     'crf_pool': Row(crf_pool, 1, (

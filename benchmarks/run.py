@@ -9,8 +9,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -120,9 +122,10 @@ class Bench:
         self.row = ''
         self.sources_of_maps = []
 
-    def take_turns(self, contenders, rounds):
-        """measure.take_turns with the plan's number of rounds, or else the row's."""
-        return measure.take_turns(contenders, self.plan.rounds or rounds, self.log_dir(), say)
+    def take_turns(self, contenders, rounds, warm_up=True):
+        """measure.take_turns with the plan's number of rounds; else the row's, or fewer if its time is over."""
+        deadline = math.inf if self.plan.rounds else time.perf_counter() + 60 * ROWS[self.row].minutes
+        return measure.take_turns(contenders, self.plan.rounds or rounds, self.log_dir(), say, deadline, warm_up)
 
     def run_all(self, contender, count):
         """The first `count` Rounds of a Contender, list."""
@@ -278,5 +281,6 @@ def main(argv=None):
         args.checkpoint_path = os.path.abspath(args.checkpoint_path)
         if not any(map(os.path.exists, (args.checkpoint_path, args.checkpoint_path + '.index'))):
             raise UserError(f'--checkpoint_path {args.checkpoint_path}: no checkpoint there')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is in work_dir goes
     os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # of all processes: what is compared runs on the cores
     measure_all(args, Plan(rounds=args.rounds))

@@ -83,13 +83,14 @@ def format_line(line):
     if line.target:
         target = f'{line.target.sign} {line.target.bound:g}{"x" if line.theirs is not None else unit}'
     cells = [line.row, line.measured, format_figures(line.ours, unit, form), line.opponent or '-', theirs, ratio,
-             target, is_met(line)]
+             str(len(line.ours)), target, is_met(line)]
     return f'| {" | ".join(cells)} |'
 
 
 def format_lines(lines):
     """All Lines as a Markdown table, list of str."""
-    header = ['row', 'measured', 'ours', 'opponent', "the opponent's", 'ours / theirs', 'target', 'met']
+    header = ['row', 'measured', 'ours', 'opponent', "the opponent's", 'ours / theirs', 'rounds', 'target',
+              'met']
     return [f'| {" | ".join(header)} |', '|' + '---|' * len(header), *map(format_line, lines)]
 
 

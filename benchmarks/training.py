@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import input_pipeline
 import train
-from benchmarks.measure import Round
+from benchmarks.measure import Round, warm_up_then
 
 # ------------------------------------------------------------------------------------------- the training step
 
@@ -58,12 +58,12 @@ def ours(record, batch_size, crop_size, fc_channels, steps, log_dir=None):
     args = make_args(record, batch_size, crop_size, fc_channels)
     with start_training(args) as (session, ops):
         writer = tf.summary.FileWriter(log_dir, session.graph) if log_dir else None
-        while True:
-            plain = seconds = run_steps(session, ops, args, steps)
+        for number in warm_up_then(steps):
+            plain = seconds = run_steps(session, ops, args, number)
             if writer:
-                surplus = max(0, run_steps(session, ops, args, 1, writer) - plain / steps)
-                seconds += surplus * steps / args.summary_steps
-            yield Round(steps * batch_size, seconds, extra=plain)
+                surplus = max(0, run_steps(session, ops, args, 1, writer) - plain / number)
+                seconds += surplus * number / args.summary_steps
+            yield Round(number * batch_size, seconds, extra=plain)
 
 
 def constant_input(**settings):
