@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := out/demo
 
-.PHONY: help install test demo overfit clean
+.PHONY: help install test demo overfit bench clean
 
 help:
 	@echo 'make install   virtual environment .venv with all requirements'
 	@echo 'make test      linter and tests'
 	@echo 'make demo      draw sample data, convert, train, evaluate; results page $(DEMO)/index.html'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
+	@echo 'make bench     measure speed and memory, 30 minutes; results/benchmarks.md; VOC=... as above, or drawn data'
 	@echo 'make clean     remove .venv and out'
 
 install: .venv/installed
@@ -42,6 +43,9 @@ overfit: install
 	$(BIN)/python tools/convert_vgg_weights.py --source hed --output out/overfit/vgg_16.ckpt
 	$(BIN)/python tools/overfit.py --dataset out/overfit/fcn_train.record \
 		--checkpoint_path out/overfit/vgg_16.ckpt --output_dir out/overfit
+
+bench: install
+	$(BIN)/python -m benchmarks $(if $(VOC),--data_dir '$(VOC)')
 
 clean:
 	rm -rf .venv out

@@ -310,7 +310,7 @@ def validate(session, predictor, reader, step, validations):
 class ValidationLog:
     """Has validation pictures and the results page made in a process of their own, and logs them when they are done.
 
-    So a picture's line on the terminal may come some steps after the step that it tells of.
+    So a picture's line on the terminal may come some steps after the step that its path tells.
     """
 
     UNDER_WAY = 2  # jobs at most, so that probabilities do not pile up in memory
@@ -347,7 +347,7 @@ class ValidationLog:
     def log(self, step, example, found, written):
         """Puts what write_validation returned on the terminal and into TensorBoard."""
         paths, (plain, refined) = written
-        print(f'  val {example["filename"].decode()}, step {step}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
+        print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
               f'predicted {", ".join(found)} -> {os.path.join(self.eval_dir, f"val_{step}_*")}', flush=True)
         height, width, _ = example['image'].shape
         for name, path in paths.items():

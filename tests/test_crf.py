@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import numpy as np
+from pydensecrf import densecrf
+from pydensecrf.utils import unary_from_softmax
 
 import crf
 
@@ -46,6 +48,53 @@ def test_crf_without_iterations_is_the_most_probable_class():
 def test_crf_of_one_pixel():
     np.testing.assert_array_equal(
         crf.refine(np.zeros((1, 1, 3), np.uint8), np.array([[[0.1, 0.7, 0.2]]], np.float32)), [[1]])
+
+
+def refine_with_all_labels(image, probabilities):
+    """pydensecrf alone, with the defaults of crf.refine."""
+    height, width, number_of_classes = probabilities.shape
+    field = densecrf.DenseCRF2D(width, height, number_of_classes)
+    field.setUnaryEnergy(unary_from_softmax(np.ascontiguousarray(np.moveaxis(probabilities, -1, 0))))
+    field.addPairwiseGaussian(sxy=10, compat=3)
+    field.addPairwiseBilateral(sxy=50, srgb=20, rgbim=np.ascontiguousarray(image), compat=10)
+    return np.array(field.inference(5)).argmax(axis=0).reshape(height, width)
+
+
+def test_leaving_labels_out_gives_what_all_of_them_give():
+    """Blobs of 4 of 21 classes, 4 pixels from where they belong, on a noisy image of their colours."""
+    rng = np.random.RandomState(0)
+    labels = np.kron(rng.choice([0, 3, 8, 20], (6, 8)), np.ones((15, 15), int))
+    image = np.clip(labels[:, :, np.newaxis] * [12, 5, 9] + rng.normal(0, 15, (90, 120, 3)), 0, 255).astype(np.uint8)
+    scores = rng.normal(0, 0.7, (90, 120, 21)) + 4 * np.eye(21)[np.roll(labels, 4, axis=0)]
+    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)).astype(np.float32)
+    refined = crf.refine(image, probabilities)
+    assert set(np.unique(refined)) <= {0, 3, 8, 20}
+    assert (refined != probabilities.argmax(axis=-1)).mean() > 0.05  # the CRF has work to do
+    assert (refined == refine_with_all_labels(image, probabilities)).mean() >= 0.9999
+
+
+def infer_once(probabilities):
+    """Labels that take part in the first iteration, list; probabilities float [C, H, W]."""
+    number_of_classes, height, width = probabilities.shape
+    field = densecrf.DenseCRF2D(width, height, number_of_classes)
+    field.addPairwiseGaussian(sxy=3, compat=3)
+    labels, marginals = crf.infer(field, probabilities.reshape(number_of_classes, -1).astype(np.float32), 1)
+    assert marginals.shape == (len(labels), height * width)
+    return labels.tolist()
+
+
+def test_a_label_takes_part_that_is_probable_in_a_single_pixel():
+    probabilities = np.empty((4, 10, 10))
+    probabilities[:] = np.array([0.6, 0.1, 0.19, 0.11]).reshape(4, 1, 1)
+    assert infer_once(probabilities) == [0]
+    probabilities[:, 7, 2] = 0.5, 0.1, 0.21, 0.19
+    assert infer_once(probabilities) == [0, 2]
+
+
+def test_where_no_label_is_probable_the_most_probable_takes_part():
+    probabilities = np.full((40, 5, 5), 1 / 41)
+    probabilities[17] = 2 / 41
+    assert infer_once(probabilities) == [17]
 
 
 def test_processes_end_with_a_killed_parent():
