@@ -70,7 +70,8 @@ def training(train_record, val_record, batch_size, crop_size, fc_channels, steps
         log_dir: str, folder of the summaries.
     """
     train.quiet_tensorflow()
-    with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
+    config = tf.ConfigProto(allow_soft_placement=True)  # as it was
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
         is_training, train_op, loss, summaries = build_graph(train_record, val_record, batch_size, crop_size,
                                                              fc_channels)
         session.run(tf.global_variables_initializer())

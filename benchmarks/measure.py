@@ -143,7 +143,7 @@ class Worker:
         """Ends the process."""
         self.pipe.close()
         if self.process.pid is not None:
-            self.process.join(timeout=20)
+            self.process.join(timeout=5)
             self.process.kill()
             self.process.join()
 
@@ -160,8 +160,6 @@ def serve(pipe, contender, log_path):
             done = next(rounds)
             pipe.send(done._replace(peak_bytes=done.peak_bytes or peak_memory()))
     except (EOFError, KeyboardInterrupt):
-        if multiprocessing.active_children():
-            rounds.close()
         os._exit(0)  # TensorFlow would first wait for its tuner of input pipelines, which may sleep for a minute
     except Exception as error:  # whatever it is, the table's program has to hear of it
         traceback.print_exc()

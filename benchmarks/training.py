@@ -31,7 +31,7 @@ def start_training(args):
         tf.set_random_seed(args.seed)
         ops = train.build_training(args, input_pipeline.count_examples(args.dataset_train), start_step=0)
         train.build_predictor(args.fc_channels)
-        with tf.Session(config=train.session_config()) as session:
+        with tf.Session(config=train.session_config(args)) as session:
             train.initialise(session, None, None)
             yield session, ops
 
@@ -101,7 +101,8 @@ def grow(record, configurations, fc_channels, steps):
 
 
 def whole_run(record, val_record, batch_size, crop_size, fc_channels, steps, val_steps, save_steps, output_dir):
-    """Contender: train.train itself. The time counts from the end of its first step to that of its last.
+    """Contender: train.train itself. The time counts from the end of its first step to that of its last, between which
+    lies all that validation and checkpoints take; pictures are drawn beside the steps.
 
     `extra`: dict of 'save' and 'validate' to the seconds of each call of train.save and train.validate.
 

@@ -99,6 +99,11 @@ def test_turns_alternate_after_a_warm_up_and_a_failure_is_one_line(tmp_path):
     assert 5 < small < 50 and 95 < large - small < 110
     assert (tmp_path / 'one.log').read_text() == '1\n' * 3
 
+    found = measure.take_turns(contenders[:1], 5, str(tmp_path), said.append, deadline=0)
+    assert len(found['one']) == 2 and said[-1] == '  2 rounds are enough: the time of this row is over'
+    found = measure.take_turns(contenders[:1], 1, str(tmp_path), said.append, warm_up=False)
+    assert len(found['one']) == 1 and said[-2].startswith('  2 rounds')
+
     broken = Contender('three', 'measure', 'whole_process', {'arguments': ['-c', 'raise SystemExit(3)'], 'items': 1})
     with pytest.raises(utils.UserError, match=r'^three: UserError: python .* ended with exit code 3; see .*three.log'):
         measure.take_turns([broken], 1, str(tmp_path), said.append)
