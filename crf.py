@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from pydensecrf import densecrf, eigen
 
-THRESHOLD = 0.2  # a label that is less probable than this everywhere in an image takes no part
+THRESHOLD = 0.05  # a label that is less probable than this everywhere in an image takes no part
 
 
 def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3,

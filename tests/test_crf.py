@@ -85,9 +85,9 @@ def infer_once(probabilities):
 
 def test_a_label_takes_part_that_is_probable_in_a_single_pixel():
     probabilities = np.empty((4, 10, 10))
-    probabilities[:] = np.array([0.6, 0.1, 0.19, 0.11]).reshape(4, 1, 1)
+    probabilities[:] = np.array([0.9, 0.02, 0.04, 0.04]).reshape(4, 1, 1)
     assert infer_once(probabilities) == [0]
-    probabilities[:, 7, 2] = 0.5, 0.1, 0.21, 0.19
+    probabilities[:, 7, 2] = 0.88, 0.02, 0.06, 0.04
     assert infer_once(probabilities) == [0, 2]
 
 
