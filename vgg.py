@@ -38,7 +38,7 @@ def vgg_arg_scope(weight_decay=0.0):
 
 
 def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, spatial_squeeze=True,
-           scope='vgg_16', fc_conv_padding='VALID', fc_channels=4096):
+           scope='vgg_16', fc_conv_padding='VALID', fc_channels=4096, dropout_seed=None):
     """Builds VGG16 with its three fully connected layers as convolutions of 7x7, 1x1 and 1x1.
 
     Args:
@@ -50,6 +50,7 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
         scope: str, variable scope.
         fc_conv_padding: 'VALID' for classification of 224x224; 'SAME' keeps fc6 at H/32 x W/32, for any size.
         fc_channels: int, channels of fc6 and fc7; the published weights have 4096.
+        dropout_seed: int64 [2], of which alone it depends what dropout drops; None: of a hidden state, as in tf-slim.
 
     Returns:
         net: fc8's float32 output, [B, H/32, W/32, num_classes] before squeezing under SAME padding.
@@ -73,10 +74,10 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
             net = keep(slim.max_pool2d(net, [2, 2], scope=f'pool{number}'), f'pool{number}')
 
         net = keep(slim.conv2d(net, fc_channels, [7, 7], padding=fc_conv_padding, scope='fc6'), 'fc6')
-        net = slim.dropout(net, dropout_keep_prob, is_training=is_training, scope='dropout6')
+        net = dropout(net, 6, dropout_keep_prob, is_training, dropout_seed)
         net = keep(slim.conv2d(net, fc_channels, [1, 1], scope='fc7'), 'fc7')
         if num_classes:
-            net = slim.dropout(net, dropout_keep_prob, is_training=is_training, scope='dropout7')
+            net = dropout(net, 7, dropout_keep_prob, is_training, dropout_seed)
             # Scores start at zero, as in the FCN paper: all classes equally likely, a loss of ln(num_classes).
             net = slim.conv2d(net, num_classes, [1, 1], activation_fn=None,
                               weights_initializer=tf.zeros_initializer(), scope='fc8')
@@ -87,3 +88,23 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
 
 
 vgg_16.default_image_size = 224
+
+
+def dropout(inputs, layer, keep_prob, is_training, seed):
+    """Dropout after fc6 or fc7; see vgg_16.
+
+    Args:
+        inputs: float32 of any shape.
+        layer: int, 6 or 7.
+        keep_prob: float. is_training: bool or scalar bool tensor.
+        seed: int64 [2] of at least 0 and below 2^32, or None.
+
+    Returns:
+        float32, as inputs.
+    """
+    if seed is None:
+        return slim.dropout(inputs, keep_prob, is_training=is_training, scope=f'dropout{layer}')
+    rate = (1 - keep_prob) * tf.cast(is_training, tf.float32)
+    own_seed = seed + tf.constant([layer << 32, 0], tf.int64)  # or both layers would drop the same places
+    # XLA would choose another generator by itself, and go on from other numbers.
+    return tf.nn.experimental.stateless_dropout(inputs, rate, own_seed, rng_alg='philox', name=f'dropout{layer}')

@@ -84,6 +84,35 @@ def test_dropout_acts_in_training_only(as_tensor):
     assert len({value.tobytes() for value in dropped}) > 1
 
 
+def test_with_a_seed_dropout_is_a_function_of_it():
+    """Which activations fc6 and fc7 lose: half of them, other ones in the two layers, the same for the same seed."""
+    seed = tf.placeholder(tf.int64, [2])
+    inputs = tf.ones([1, 4, 4, 256])
+    dropped = [vgg.dropout(inputs, layer, 0.5, tf.constant(True), seed) for layer in (6, 7)]
+    kept = vgg.dropout(inputs, 6, 0.5, tf.constant(False), seed)
+    with tf.Session() as session:
+        draws = {step: session.run(dropped, {seed: [3, step]}) for step in (1, 2, 1)}
+        again, other = session.run(dropped, {seed: [3, 1]}), session.run(dropped, {seed: [4, 1]})
+        assert (session.run(kept, {seed: [3, 1]}) == 1).all()
+    with tf.Session() as session:  # another session has no other state
+        np.testing.assert_array_equal(session.run(dropped, {seed: [3, 2]}), draws[2])
+    np.testing.assert_array_equal(again, draws[1])
+    for values in (*draws[1], *draws[2]):
+        assert set(np.unique(values)) == {0, 2} and abs((values == 0).mean() - 0.5) < 0.04  # 5 standard deviations
+    for one, two in ((draws[1][0], draws[1][1]), (draws[1][0], draws[2][0]), (draws[1][0], other[0])):
+        assert abs((one == two).mean() - 0.5) < 0.04  # independent
+
+
+def test_the_seed_reaches_the_network():
+    seed = tf.placeholder(tf.int64, [2])
+    net, _ = build(dropout_seed=seed, num_classes=5, size=64)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run([v.assign(tf.ones_like(v)) for v in tf.trainable_variables('vgg_16/fc8')])
+        scores = [session.run(net, {seed: [0, step]}).tobytes() for step in (0, 1, 2, 3, 0, 1, 2, 3)]
+    assert scores[:4] == scores[4:] and len(set(scores)) > 1
+
+
 def test_scores_start_at_zero_and_kernels_as_he():
     net, _ = build(fc_channels=64)
     with tf.Session() as session:
