@@ -4,9 +4,12 @@ Nothing here knows of TensorFlow, records or checkpoints.
 """
 import argparse
 import contextlib
+import errno
 import json
 import os
+import signal
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -284,11 +287,23 @@ def whole_file(path):
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same page at once
     try:
-        yield partial
+        with naming_file(path):
+            yield partial
         os.replace(partial, path)
     except BaseException:
         if os.path.exists(partial):
             os.remove(partial)
+        raise
+
+
+@contextlib.contextmanager
+def naming_file(path):
+    """Has an OSError that names no file, as those of a full disk do, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
         raise
 
 
@@ -347,15 +362,83 @@ def _in_range(number, lowest, highest):
     return number
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a program. Its message is one line.
+
+    Attributes:
+        number: int, of the signal; the exit code is 128 more, as a shell has it.
+    """
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.number = number
+
+
+class StopSignals:
+    """Has Ctrl-C (SIGINT) and SIGTERM raise Stopped: at once, or only where it suits.
+
+        with StopSignals() as signals:
+            ...  # a signal raises Stopped at once
+            signals.hold()
+            ...  # a signal is noted; a second one changes nothing
+            signals.check()  # raises Stopped if there was one
+    """
+
+    def __init__(self):
+        self.received, self.held, self.before = None, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # Python allows no other to handle signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like stay as they are
+                    self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.received is None:
+            self.received = number
+            if not self.held:
+                self.check()
+
+    def hold(self):
+        """From now on, signals are only noted."""
+        self.held = True
+        self.check()
+
+    def check(self):
+        """Raises Stopped if a signal has come."""
+        if self.received is not None:
+            raise Stopped(self.received, f'stopped by {signal.Signals(self.received).name}')
+
+
+CURES = {errno.ENOSPC: 'free some space and start again', errno.EDQUOT: 'free some space and start again',
+         errno.EFBIG: 'raise the limit on file sizes (ulimit -f) and start again',
+         **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'make it accessible, or name another')}
+
+
 def run_program(main):
     """Runs a script's main() and ends the process: a UserError or OSError as one line on stderr with exit code 1.
 
     Args:
         main: function without arguments that returns the exit code, or None for 0.
     """
+    program = os.path.basename(sys.argv[0])
     try:
         sys.exit(main())
-    except (UserError, OSError) as error:
-        sys.exit(f'{os.path.basename(sys.argv[0])}: error: {error}')
+    except UserError as error:
+        sys.exit(f'{program}: error: {error}')
+    except OSError as error:
+        if error.errno in CURES and error.filename is not None:
+            sys.exit(f'{program}: error: {error.filename}: {error.strerror}; {CURES[error.errno]}')
+        sys.exit(f'{program}: error: {error}')
+    except Stopped as stop:
+        for number in (signal.SIGINT, signal.SIGTERM):  # one more must not break off the ending
+            signal.signal(number, signal.SIG_IGN)
+        print(f'{program}: {stop}', file=sys.stderr)
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         sys.exit(130)
