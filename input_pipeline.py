@@ -97,10 +97,12 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
         start_step: int, batches that were seen before.
 
     Returns:
-        tf.data.Dataset of (images float32 [B, S, S, 3] raw RGB 0..255, labels int32 [B, S, S], 255 = ignore).
+        tf.data.Dataset of (images float32 [B, S, S, 3] raw RGB 0..255, labels int32 [B, S, S], 255 = ignore, filenames
+        string [B]). A record that no longer holds num_examples is an error when its end is reached.
     """
     def read_epoch(epoch):
-        return tf.data.TFRecordDataset(record).shuffle(min(num_examples, SHUFFLE_BUFFER), seed=seed + epoch)
+        examples = tf.data.TFRecordDataset(record).apply(tf.data.experimental.assert_cardinality(num_examples))
+        return examples.shuffle(min(num_examples, SHUFFLE_BUFFER), seed=seed + epoch)
 
     def crop(index, serialized):
         # XLA would draw other random numbers, and compile for every size of image.
@@ -115,7 +117,10 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
 
 
 def _decode_crop(serialized, crop_size, pad_rgb, seed):
-    """One example to (image float32 [S, S, 3], label int32 [S, S]); the JPEG is decoded inside the window only."""
+    """One example to (image float32 [S, S, 3], label int32 [S, S], filename string).
+
+    The JPEG is decoded inside the window only.
+    """
     example = tf.io.parse_single_example(serialized, FEATURES)
     full = tf.cast(tf.stack([example['image/height'], example['image/width']]), tf.int32)
     window = tf.minimum(full, crop_size)
@@ -132,4 +137,5 @@ def _decode_crop(serialized, crop_size, pad_rgb, seed):
     margin = [[0, crop_size - window[0]], [0, crop_size - window[1]]]
     image = tf.pad(tf.cast(both[:, :, :3], tf.float32) - pad_rgb, margin + [[0, 0]]) + pad_rgb
     label = tf.pad(tf.cast(both[:, :, 3], tf.int32), margin, constant_values=IGNORE_LABEL)
-    return tf.ensure_shape(image, [crop_size, crop_size, 3]), tf.ensure_shape(label, [crop_size, crop_size])
+    return (tf.ensure_shape(image, [crop_size, crop_size, 3]), tf.ensure_shape(label, [crop_size, crop_size]),
+            example['image/filename'])

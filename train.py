@@ -128,7 +128,7 @@ def build_training(args, num_examples, start_step):
     """Input pipeline, network, loss and Adam in the default graph. Returns TrainingOps."""
     batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
                                               pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
-    images, labels = tf.data.make_one_shot_iterator(batches).get_next()
+    images, labels, _ = tf.data.make_one_shot_iterator(batches).get_next()
     logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay)
     loss, loss_per_pixel = segmentation_loss(logits, labels)
 
@@ -367,7 +367,8 @@ def build_reader(record, num_examples, skip=0):
 
     Each run of the Reader's `initializer` goes back to the start: the record's first image, or the one after `skip`.
     """
-    iterator = tf.data.make_initializable_iterator(input_pipeline.whole_images(record).repeat().skip(skip))
+    images = input_pipeline.whole_images(record).apply(tf.data.experimental.assert_cardinality(num_examples))
+    iterator = tf.data.make_initializable_iterator(images.repeat().skip(skip))
     return Reader(record, num_examples, iterator.initializer, iterator.get_next())
 
 
@@ -665,7 +666,8 @@ def run_input(session, fetches, record):
     """
     try:
         return session.run(fetches)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError,
+            tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError) as error:
         if 'summary histogram' in error.message:
             raise
         raise UserError(f'{record}: cannot be read or decoded ({find_reason(error)}); '

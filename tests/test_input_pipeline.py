@@ -15,7 +15,7 @@ def run_batches(record, count, num_examples=5, batch_size=2, crop_size=32, seed=
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(seed)
         batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, GREY, seed, start_step)
-        batch = tf.data.make_one_shot_iterator(batches).get_next()
+        batch = tf.data.make_one_shot_iterator(batches).get_next()[:2]
         return [session.run(batch) for _ in range(count)]
 
 
@@ -148,6 +148,19 @@ def test_same_seed_same_batches_other_seed_other_batches(record):
 def test_a_resumed_run_sees_what_it_would_have_seen(record, start_step):
     batches = run_batches(record, 10, batch_size=3)
     assert_same_batches(batches[start_step:], run_batches(record, 10 - start_step, batch_size=3, start_step=start_step))
+
+
+def test_batches_tell_whose_crops_they_are(record, pairs):
+    """The crops are as large as all images: which label it is shows which image."""
+    batches = input_pipeline.training_batches(record, 5, 2, 100, GREY, seed=0)
+    batch = tf.data.make_one_shot_iterator(batches).get_next()
+    with tf.Session() as session:
+        for _, labels, filenames in (session.run(batch) for _ in range(5)):
+            for label, filename in zip(labels, filenames, strict=True):
+                height, width = pairs[int(filename.removeprefix(b'image'))][1].shape
+                own = label[:height, :width]
+                assert any(np.array_equal(own, known) for known in (pairs[int(filename[5:])][1],
+                                                                    pairs[int(filename[5:])][1][:, ::-1]))
 
 
 def test_draw_pair_is_not_trivial():
