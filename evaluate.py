@@ -20,6 +20,7 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from matplotlib.figure import Figure
 
+import checkpoints
 import crf
 import dataset
 import input_pipeline
@@ -149,7 +150,8 @@ def make_scorecard(checkpoint, record, num_images, with_crf):
     """What must stand beside figures for them to be compared with others, dict; None for what is not known."""
     settings = train.read_settings(os.path.dirname(checkpoint))
     return {'dataset': record, 'images': num_images,
-            'checkpoint': checkpoint, 'step': train.checkpoint_step(checkpoint), 'sha256': hash_checkpoint(checkpoint),
+            'checkpoint': checkpoint, 'step': checkpoints.checkpoint_step(checkpoint),
+            'sha256': hash_checkpoint(checkpoint),
             'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
             'settings': settings or None,
             'crf_parameters': crf_parameters() if with_crf else None,

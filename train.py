@@ -5,19 +5,21 @@
 Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
 """
 import collections
-import csv
 import functools
-import glob
 import json
 import math
 import os
-import re
 import shutil
+import signal
 import time
 import warnings
 from concurrent.futures.process import BrokenProcessPool
 
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow's import takes its seconds
+
 import numpy as np
+import tensorflow
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
 import tqdm
@@ -29,16 +31,28 @@ import crf
 import dataset
 import input_pipeline
 import report
+import run_folder
 import utils
 import validation
 import vgg
+from checkpoints import (
+    MAX_TO_KEEP,
+    find_checkpoint,
+    find_reason,
+    find_resume,
+    read_shapes,
+    restore,
+    save,
+    take_over,
+)
 from utils import UserError, bilinear_upsample_weights
 from watchdog import Watchdog
 
 # ------------------------------------------------------------------------------------------- FCN-8s, in eight steps
 
 
-def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSES, fc_channels=4096, weight_decay=0.0):
+def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSES, fc_channels=4096, weight_decay=0.0,
+           dropout_seed=None):
     """Scores every pixel for every class. Built again in the same graph, it shares the same variables.
 
     Args:
@@ -47,6 +61,7 @@ def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSE
         number_of_classes: int, C.
         fc_channels: int, width of fc6 and fc7; the published VGG16 weights have 4096.
         weight_decay: float, see vgg.vgg_arg_scope.
+        dropout_seed: int64 [2] or None, see vgg.vgg_16.
 
     Returns:
         float32 [B, H, W, C], logits.
@@ -63,7 +78,8 @@ def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSE
         # Step 2: VGG16 with its fully connected layers as convolutions; SAME padding keeps their output at 1/32.
         with slim.arg_scope(vgg.vgg_arg_scope(weight_decay)):
             logits, end_points = vgg.vgg_16(inputs, num_classes=number_of_classes, is_training=is_training,
-                                            spatial_squeeze=False, fc_conv_padding='SAME', fc_channels=fc_channels)
+                                            spatial_squeeze=False, fc_conv_padding='SAME', fc_channels=fc_channels,
+                                            dropout_seed=dropout_seed)
 
         # Step 3: the size of the output, which is the input's.
         upsampled_logits_shape = tf.concat([tf.shape(inputs)[:3], [number_of_classes]], axis=0)
@@ -120,29 +136,41 @@ def segmentation_loss(logits, labels):
 
 # ------------------------------------------------------------------------------------------- the graph
 
-TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel histograms')
+TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel histograms ids check_finite')
 Predictor = collections.namedtuple('Predictor', 'image probabilities')
+TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor scored pictured')
 
 
 def build_training(args, num_examples, start_step):
-    """Input pipeline, network, loss and Adam in the default graph. Returns TrainingOps."""
+    """Input pipeline, network, loss and Adam in the default graph.
+
+    All that is random is a function of args.seed and the step: a run that resumes goes on as if it had never ended.
+
+    Returns:
+        TrainingOps: ops and tensors; `ids` are the batch's filenames, `check_finite` fails if a variable is not finite.
+    """
     batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
                                               pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
-    images, labels, _ = tf.data.make_one_shot_iterator(batches).get_next()
-    logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay)
+    images, labels, ids = tf.data.make_one_shot_iterator(batches).get_next()
+    global_step = tf.train.get_or_create_global_step()
+    logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay,
+                    dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), global_step]))
     loss, loss_per_pixel = segmentation_loss(logits, labels)
 
     optimizer = tf.train.AdamOptimizer(args.learning_rate)
     if args.mixed_precision:
         optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
     gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
-    train_op = optimizer.apply_gradients(gradients, tf.train.get_or_create_global_step())
-    if args.mixed_precision:  # a scale that proves too high is lowered and its step left out: no cause to stop
-        gradients = [(tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)), variable)
-                     for gradient, variable in gradients]
-    histograms = tf.summary.merge([tf.summary.histogram(f'{variable.op.name}/gradient', gradient)
-                                   for gradient, variable in gradients])
-    return TrainingOps(train_op, loss, loss_per_pixel, histograms)
+    train_op = optimizer.apply_gradients(gradients, global_step)
+    # A histogram cannot hold what is not finite. --mixed_precision lowers its scale then and leaves out the step.
+    histograms = tf.summary.merge([
+        tf.summary.histogram(f'{variable.op.name}/gradient',
+                             tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)))
+        for gradient, variable in gradients])
+    with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
+        check_finite = tf.group([tf.check_numerics(variable, variable.op.name) for variable in tf.global_variables()
+                                 if variable.dtype.is_floating])
+    return TrainingOps(train_op, loss, loss_per_pixel, histograms, ids, check_finite)
 
 
 def build_predictor(fc_channels):
@@ -157,66 +185,6 @@ def build_predictor(fc_channels):
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
-
-
-def find_checkpoint(path):
-    """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    if os.path.isdir(os.path.join(path, 'train')):
-        path = os.path.join(path, 'train')
-    checkpoint = tf.train.latest_checkpoint(path) if os.path.isdir(path) else path
-    if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
-        raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
-    read_shapes(checkpoint)
-    return checkpoint
-
-
-def find_reason(error):
-    """What a TensorFlow error says went wrong, one line of str: the rest of its message tells of the graph."""
-    lines = [re.sub(r'\{\{.*?\}\} *', '', line).strip() for line in error.message.splitlines()
-             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:'))]
-    return next((line[:200] for line in lines if line), type(error).__name__)
-
-
-def checkpoint_step(checkpoint):
-    """The step in a checkpoint's name, int; None if there is none."""
-    step = re.search(r'-(\d+)$', checkpoint)
-    return int(step.group(1)) if step else None
-
-
-def read_shapes(checkpoint):
-    """Names and shapes of a checkpoint's variables, dict of str to list of int.
-
-    Raises:
-        UserError: the file is no TensorFlow checkpoint, or damaged.
-    """
-    try:
-        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, RuntimeError):
-        raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
-
-
-def restore(session, checkpoint, variables):
-    """Sets `variables` from the checkpoint, by name.
-
-    Raises:
-        UserError: a variable is missing or has another shape, or the file is damaged; the first is named.
-    """
-    shapes = read_shapes(checkpoint)
-    for variable in variables:
-        name, wanted = variable.op.name, variable.shape.as_list()
-        if name not in shapes:
-            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
-        if shapes[name] != wanted:
-            raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
-                            ' (is --fc_channels the same?)')
-    try:
-        tf.train.Saver(variables).restore(session, checkpoint)
-    except (tf.errors.OpError, ValueError):
-        raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
 
 
 def restore_vgg(session, checkpoint):
@@ -250,29 +218,6 @@ def load_predictor(session, checkpoint):
     predictor = build_predictor(fc_channels=shapes['vgg_16/fc6/weights'][-1])
     restore(session, checkpoint, tf.trainable_variables())
     return predictor
-
-
-def take_over(saver, writer, train_dir, resume_from, start_step):
-    """Goes on with a resumed run's files: its checkpoints count among the last, its later events are void."""
-    if resume_from:
-        saver.recover_last_checkpoints(tf.train.get_checkpoint_state(train_dir).all_model_checkpoint_paths)
-        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_step + 1)
-
-
-def save(session, saver, folder, step, write_state=True):
-    """Writes FOLDER/model.ckpt-STEP with the saver's variables; write_state makes it the one that FOLDER stands for.
-
-    Raises:
-        UserError: it cannot be written, for lack of space, say; earlier checkpoints are intact.
-    """
-    path = os.path.join(folder, 'model.ckpt')
-    try:
-        saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
-    except tf.errors.OpError as error:
-        for partial in glob.glob(glob.escape(f'{path}-{step}.') + '*'):
-            os.remove(partial)
-        raise UserError(f'{path}-{step}: cannot be written ({find_reason(error)}); '
-                        'free some space and start again: training resumes at the checkpoint before') from None
 
 
 LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision, which a resumed run may not have had
@@ -314,6 +259,8 @@ class ValidationLog:
     """
 
     UNDER_WAY = 2  # jobs at most, so that probabilities do not pile up in memory
+    KILLED = ('the process that draws validation pictures was killed, for lack of memory perhaps; start again: '
+              'training resumes at the last checkpoint')
 
     def __init__(self, args, pool, writer, eval_dir):
         self.output_dir, self.pool, self.writer, self.eval_dir = args.output_dir, pool, writer, eval_dir
@@ -321,14 +268,25 @@ class ValidationLog:
 
     def draw(self, step, example, probabilities):
         """Draws an example of input_pipeline.whole_images and its prediction, float32 [H, W, C]."""
-        job = self.pool.submit(validation.write_validation, self.eval_dir, step, example['image'], example['label'],
-                               probabilities)
         found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
-        self.under_way.append((job, functools.partial(self.log, step, example, found)))
+        self.submit(functools.partial(self.log, step, example, found),
+                    validation.write_validation, self.eval_dir, step, example['image'], example['label'], probabilities)
 
     def rebuild_page(self):
         """Makes the results page anew."""
-        self.under_way.append((self.pool.submit(report.write_page, self.output_dir), lambda page: None))
+        self.submit(lambda page: None, report.write_page, self.output_dir)
+
+    def submit(self, log, function, *args):
+        """Has function(*args) run in the process, and `log` called with its result."""
+        # A process starts with the signals blocked that are blocked here. Ctrl-C, and the SIGTERM of a machine that
+        # goes down, reach all processes of a run; this one shall end when its last job is done.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            self.under_way.append((self.pool.submit(function, *args), log))
+        except BrokenProcessPool:
+            raise UserError(self.KILLED) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def log_finished(self, under_way=UNDER_WAY):
         """Logs what is done; waits while more than `under_way` jobs are not.
@@ -341,8 +299,7 @@ class ValidationLog:
             try:
                 log(job.result())
             except BrokenProcessPool:
-                raise UserError('the process that draws validation pictures was killed, for lack of memory perhaps; '
-                                'start again: training resumes at the last checkpoint') from None
+                raise UserError(self.KILLED) from None
 
     def log(self, step, example, found, written):
         """Puts what write_validation returned on the terminal and into TensorBoard."""
@@ -372,8 +329,21 @@ def build_reader(record, num_examples, skip=0):
     return Reader(record, num_examples, iterator.initializer, iterator.get_next())
 
 
-def predict_record(session, predictor, reader):
+def build_readers(args, num_examples, start_step):
+    """Readers of the validation record for scores, and for pictures.
+
+    The image that a step pictures depends on the step alone, so that a resumed run goes on in the row.
+    """
+    skip = start_step // (args.val_steps or 1) % num_examples
+    return build_reader(args.dataset_val, num_examples), build_reader(args.dataset_val, num_examples, skip)
+
+
+def predict_record(session, predictor, reader, before_each=lambda: None):
     """Predicts every image of a record at its true size, one after the other.
+
+    Args:
+        session: with the network's weights. predictor: Predictor. reader: Reader.
+        before_each: function that is called before each image, and may end all by an exception.
 
     Yields:
         example: dict, see input_pipeline.whole_images.
@@ -384,6 +354,7 @@ def predict_record(session, predictor, reader):
     """
     session.run(reader.initializer)
     for _ in range(reader.num_examples):
+        before_each()
         example = run_input(session, reader.next_example, reader.record)
         yield example, predict_example(session, predictor, example, reader.record)
 
@@ -398,15 +369,15 @@ def predict_example(session, predictor, example, record):
                         f'{width} x {height} pixels; leave it out, or run on the CPU') from None
 
 
-def score_record(session, predictor, reader):
-    """Scores the network on every image of a record.
+def score_record(session, predictor, reader, before_each=lambda: None):
+    """Scores the network on every image of a record. For the arguments see predict_record.
 
     Returns:
         score: utils.Score.
         loss_per_pixel: float, cross-entropy, the mean over all pixels that count; nan if there are none.
     """
     score, loss = utils.Score(dataset.NUMBER_OF_CLASSES), 0.0
-    predictions = predict_record(session, predictor, reader)
+    predictions = predict_record(session, predictor, reader, before_each)
     for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):
         score.add(example['label'], probabilities.argmax(axis=-1))
         loss += utils.cross_entropy(example['label'], probabilities)
@@ -432,7 +403,7 @@ class EvaluationLog:
         self.saver = tf.train.Saver(tf.trainable_variables(), max_to_keep=None)
         self.best_iou, self.best_step = -1.0, None
         if args.eval_steps or os.path.exists(self.path):
-            for row in keep_rows_up_to(self.path, self.COLUMNS, start_step):
+            for row in run_folder.keep_rows_up_to(self.path, self.COLUMNS, start_step):
                 if tf.train.checkpoint_exists(os.path.join(self.best_dir, f'model.ckpt-{row["step"]}')):
                     self.note(int(row['step']), float(row['mean_iou']))
             self.drop_beaten()
@@ -454,9 +425,10 @@ class EvaluationLog:
         if better:
             os.makedirs(self.best_dir, exist_ok=True)
             save(session, self.saver, self.best_dir, step, write_state=False)
-            shutil.copy(os.path.join(os.path.dirname(self.path), 'settings.json'), self.best_dir)
+            with utils.whole_file(os.path.join(self.best_dir, 'settings.json')) as partial:
+                shutil.copy(os.path.join(os.path.dirname(self.path), 'settings.json'), partial)
         # All digits: evaluate.py on OUT/best gives the very same figure.
-        append_row(self.path, [step, *(figures[name] for name in self.COLUMNS[1:])])
+        run_folder.append_row(self.path, [step, *(figures[name] for name in self.COLUMNS[1:])])
         self.writer.add_summary(tf.Summary(value=[
             tf.Summary.Value(tag=f'validation/{name}', simple_value=value) for name, value in figures.items()]), step)
 
@@ -483,7 +455,7 @@ class TrainingLog:
         self.args, self.writer, self.start_step = args, writer, start_step
         self.path = os.path.join(args.output_dir, 'train', 'log.csv')
         self.started = time.perf_counter()
-        keep_rows_up_to(self.path, self.COLUMNS, start_step)
+        run_folder.keep_rows_up_to(self.path, self.COLUMNS, start_step)
         self.clear()
 
     def clear(self):
@@ -496,7 +468,9 @@ class TrainingLog:
         self.seconds += seconds
 
     def write(self, step):
-        """One line for the steps since the last one."""
+        """One line for the steps since the last one, if there are any."""
+        if not self.losses:
+            return
         values = (step, np.mean(self.losses), np.mean(self.losses_per_pixel),
                   len(self.losses) * self.args.batch_size / self.seconds, self.args.learning_rate)
         steps_done = step - self.start_step
@@ -504,36 +478,10 @@ class TrainingLog:
         print('step {:5d}/{}  loss {:8.2f}  per pixel {:.4f}  {:.2f} images/s  {} left'.format(
             step, self.args.max_steps, *values[1:4], format_seconds(left)), flush=True)
 
-        append_row(self.path, [step, *(f'{value:.6g}' for value in values[1:])])
+        run_folder.append_row(self.path, [step, *(f'{value:.6g}' for value in values[1:])])
         self.writer.add_summary(tf.Summary(value=[
             tf.Summary.Value(tag=tag, simple_value=value) for tag, value in zip(self.COLUMNS[1:], values[1:])]), step)
         self.clear()
-
-
-def keep_rows_up_to(path, columns, step):
-    """Starts a table, or cuts it back: a run that resumes goes through the steps after its checkpoint again.
-
-    Returns:
-        list of the rows that stay, dict of column to str.
-    """
-    rows = []
-    if os.path.exists(path):
-        with open(path, newline='') as file:
-            lines = (line.replace('\0', '') for line in file)  # what a power cut may leave at the end
-            rows = [row for row in csv.DictReader(lines)
-                    if set(row) == set(columns) and all(row.values())
-                    and row['step'].isdecimal() and int(row['step']) <= step]
-    with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
-    return rows
-
-
-def append_row(path, values):
-    """Adds one row to a table."""
-    with open(path, 'a', newline='') as file:
-        csv.writer(file).writerow(values)
 
 
 def format_seconds(seconds):
@@ -546,62 +494,121 @@ def format_seconds(seconds):
 
 
 def train(args):
-    """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings."""
-    num_examples = input_pipeline.count_examples(args.dataset_train)
-    num_val_examples = input_pipeline.count_examples(args.dataset_val)
-    train_dir, eval_dir = make_run_folder(args)
-    resume_from, start_step = find_resume(train_dir)
-    if start_step >= args.max_steps:
-        print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
-        return
+    """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings.
 
-    with tf.Graph().as_default():
-        tf.set_random_seed(args.seed)
-        ops = build_training(args, num_examples, start_step)
-        predictor = build_predictor(args.fc_channels)
-        scored = build_reader(args.dataset_val, num_val_examples)
-        # The image that a step pictures depends on the step alone, so that a resumed run goes on in the row.
-        pictured = build_reader(args.dataset_val, num_val_examples,
-                                skip=start_step // (args.val_steps or 1) % num_val_examples)
-        saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # the folder may be moved
-        writer = tf.summary.FileWriter(train_dir, tf.get_default_graph())
-
-        with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
-            initialise(session, resume_from, args.checkpoint_path)
-            session.run(pictured.initializer)
-            take_over(saver, writer, train_dir, resume_from, start_step)
-            save_settings(args, train_dir, resume_from)
-            log, evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
-            validations = ValidationLog(args, pool, writer, eval_dir)
-            watchdog = Watchdog(dataset.CLASS_NAMES)
-            for step in range(start_step + 1, args.max_steps + 1):
-                last = step == args.max_steps
-                histogram_writer = writer if due(step, args.summary_steps) else None
-                loss, loss_per_pixel, seconds = run_step(session, ops, args.dataset_train, histogram_writer, step)
-                log.add(loss, loss_per_pixel, seconds)
-                watchdog.see_loss(step, loss_per_pixel)
-                if step == start_step + 1 or due(step, args.log_steps) or last:
-                    log.write(step)
-                if due(step, args.val_steps):
-                    confusion = validate(session, predictor, pictured, step, validations)
-                    watchdog.see_predictions(step, confusion, num_images=1)
-                evaluates = args.eval_steps > 0 and (last or due(step, args.eval_steps))
-                if evaluates:
-                    score, validation_loss = score_record(session, predictor, scored)
-                    evaluations.add(session, step, score, validation_loss)
-                    watchdog.see_predictions(step, score.confusion, num_val_examples)
-                    watchdog.see_validation_loss(step, validation_loss)
-                if due(step, args.save_steps) or evaluates or last:
-                    save(session, saver, train_dir, step)
-                    evaluations.drop_beaten()
-                    writer.flush()
-                if due(step, args.val_steps) or evaluates:
-                    validations.rebuild_page()
-                validations.log_finished()
-            validations.log_finished(under_way=0)
-        writer.close()
-    page = report.write_page(args.output_dir)
+    Raises:
+        UserError: a file is damaged or cannot be written, the loss is not finite, or another run has the folder.
+        utils.Stopped: by Ctrl-C or SIGTERM; the step that was reached is kept.
+    """
+    with utils.StopSignals() as signals:
+        num_examples = input_pipeline.count_examples(args.dataset_train)
+        num_val_examples = input_pipeline.count_examples(args.dataset_val)
+        train_dir, eval_dir = make_run_folder(args)
+        with run_folder.lock(train_dir), tf.Graph().as_default():
+            run_folder.remove_leftovers(args.output_dir)
+            resume_from, start_step = find_resume(train_dir)
+            first_step = start_step if owes_evaluation(args, start_step) else start_step + 1
+            if first_step > args.max_steps:
+                print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
+                return
+            tf.set_random_seed(args.seed)
+            graph = TrainingGraph(build_training(args, num_examples, start_step), build_predictor(args.fc_channels),
+                                  *build_readers(args, num_val_examples, start_step))
+            with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
+                initialise(session, resume_from, args.checkpoint_path)
+                session.run(graph.pictured.initializer)
+                run = Run(args, graph, session, pool, signals, resume_from, start_step)
+                signals.hold()
+                run.go_on(first_step)
+        page = report.write_page(args.output_dir)
     print(f'done: checkpoints and TensorBoard events in {train_dir}, pictures in {eval_dir}, all to look at in {page}')
+
+
+class Run:
+    """A training under way: its steps, what is looked at between them, and what is kept of them.
+
+    Args:
+        args: of parse_args.
+        graph: TrainingGraph.
+        session: with all variables set.
+        pool: of crf.start_processes, one process that draws.
+        signals: utils.StopSignals.
+        resume_from, start_step: of find_resume.
+    """
+
+    def __init__(self, args, graph, session, pool, signals, resume_from, start_step):
+        self.args, self.graph, self.session, self.signals = args, graph, session, signals
+        self.train_dir, eval_dir = make_run_folder(args)
+        self.saver = tf.train.Saver(max_to_keep=MAX_TO_KEEP, save_relative_paths=True)  # the folder may be moved
+        writer = run_folder.EventWriter(self.train_dir, session.graph)
+        if resume_from:
+            take_over(self.saver, self.train_dir, resume_from)
+            writer.start_at(start_step + 1)
+        save_settings(args, self.train_dir, resume_from)
+        self.writer = writer
+        self.log, self.evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
+        self.validations = ValidationLog(args, pool, writer, eval_dir)
+        self.watchdog = Watchdog(dataset.CLASS_NAMES)
+        self.start_step = self.done = self.kept = start_step
+        self.recent = collections.deque(maxlen=2)  # (step, ids of its batch)
+
+    def go_on(self, first_step):
+        """Does the steps up to the last; the first may be one that is done, of which only the evaluation is missing.
+
+        Raises:
+            utils.Stopped: by a signal, after the last step that was done has been kept.
+        """
+        try:
+            for step in range(first_step, self.args.max_steps + 1):
+                self.signals.check()
+                if step > self.done:
+                    self.learn(step)
+                self.signals.check()
+                if evaluates(self.args, step):
+                    self.evaluate(step)
+                if due(step, self.args.save_steps) or evaluates(self.args, step) or step == self.args.max_steps:
+                    self.keep()
+                if due(step, self.args.val_steps) or evaluates(self.args, step):
+                    self.validations.rebuild_page()
+                self.validations.log_finished()
+        except utils.Stopped as stop:
+            self.keep()
+            self.log.write(self.done)
+            self.validations.log_finished(under_way=0)
+            raise utils.Stopped(stop.number, f'{stop} after step {self.done}, kept in {self.train_dir}: the same '
+                                             'command goes on there') from None
+        self.validations.log_finished(under_way=0)
+
+    def learn(self, step):
+        """Does one step, logs it, and pictures a validation image where one is due."""
+        histogram_writer = self.writer if due(step, self.args.summary_steps) else None
+        loss, loss_per_pixel, seconds = run_step(self.session, self.graph.ops, self.args.dataset_train,
+                                                 histogram_writer, step, self.recent)
+        self.done = step
+        self.log.add(loss, loss_per_pixel, seconds)
+        self.watchdog.see_loss(step, loss_per_pixel)
+        if step == self.start_step + 1 or due(step, self.args.log_steps) or step == self.args.max_steps:
+            self.log.write(step)
+        if due(step, self.args.val_steps):
+            confusion = validate(self.session, self.graph.predictor, self.graph.pictured, step, self.validations)
+            self.watchdog.see_predictions(step, confusion, num_images=1)
+
+    def evaluate(self, step):
+        """Scores the whole validation record; a signal breaks it off, and the resumed run starts with it."""
+        check_finite(self.session, self.graph.ops, self.kept, self.recent)
+        score, loss_per_pixel = score_record(self.session, self.graph.predictor, self.graph.scored, self.signals.check)
+        self.evaluations.add(self.session, step, score, loss_per_pixel)
+        self.watchdog.see_predictions(step, score.confusion, self.graph.scored.num_examples)
+        if step > self.start_step:  # else there is no training loss to compare with
+            self.watchdog.see_validation_loss(step, loss_per_pixel)
+
+    def keep(self):
+        """Writes a checkpoint of the last step that was done, if there is none yet."""
+        if self.done > self.kept:
+            check_finite(self.session, self.graph.ops, self.kept, self.recent)
+            save(self.session, self.saver, self.train_dir, self.done)
+            self.kept = self.done
+        self.evaluations.drop_beaten()
 
 
 def due(step, every):
@@ -609,29 +616,70 @@ def due(step, every):
     return every > 0 and step % every == 0
 
 
-def run_step(session, ops, record, histogram_writer, step):
+def evaluates(args, step):
+    """Whether the whole validation record is scored at this step."""
+    return args.eval_steps > 0 and (step == args.max_steps or due(step, args.eval_steps))
+
+
+def owes_evaluation(args, step):
+    """Whether a run that resumes at a step was stopped while it scored it."""
+    path = os.path.join(args.output_dir, 'train', 'eval.csv')
+    return (step > 0 and evaluates(args, step)
+            and all(int(row['step']) < step for row in run_folder.read_rows(path, EvaluationLog.COLUMNS, step)))
+
+
+def run_step(session, ops, record, histogram_writer, step, recent=None):
     """Runs one training step; with a writer, the gradients' histograms come out of the same pass.
+
+    Args:
+        session: with all variables set. ops: TrainingOps.
+        record: str, that the batches come from.
+        histogram_writer: run_folder.EventWriter or None.
+        step: int.
+        recent: deque of (step, ids of its batch), which gets this one's, or None.
 
     Returns:
         loss, loss_per_pixel: floats, of this step's batch before its update.
         seconds: float.
 
     Raises:
-        UserError: loss or gradient is not finite, or an example cannot be decoded.
+        UserError: the loss is not finite, or an example cannot be decoded.
     """
     started = time.perf_counter()
-    fetches = [ops.loss, ops.loss_per_pixel, ops.train_op] + ([ops.histograms] if histogram_writer else [])
-    try:
-        loss, loss_per_pixel, _, *histograms = run_input(session, fetches, record)
-    except tf.errors.InvalidArgumentError:  # a histogram cannot hold what is not finite
-        loss = math.nan
+    fetches = [ops.loss, ops.loss_per_pixel, ops.ids, ops.train_op] + ([ops.histograms] if histogram_writer else [])
+    loss, loss_per_pixel, ids, _, *histograms = run_input(session, fetches, record)
     seconds = time.perf_counter() - started
+    recent = collections.deque() if recent is None else recent
+    recent.append((step, ids))
     if not math.isfinite(loss):
-        raise UserError(f'loss or gradient is not finite at step {step}: start again with a lower --learning_rate; if '
-                        'this comes back at once, the last checkpoint is spoilt too: take a new --output_dir')
+        raise UserError(f'the loss is not finite at step {step}: {explain_spoilt(recent)}')
     for summary in histograms:
         histogram_writer.add_summary(summary, step)
     return loss, loss_per_pixel, seconds
+
+
+def check_finite(session, ops, kept, recent):
+    """Raises UserError if a variable is not finite: the loss tells only of the weights before its step's update.
+
+    Args:
+        session: with all variables set. ops: TrainingOps.
+        kept: int, the step of the last checkpoint, when all were finite.
+        recent: deque of (step, ids of its batch).
+    """
+    try:
+        session.run(ops.check_finite)
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(f'the weights are not finite at step {recent[-1][0]}, by an update after step {kept} '
+                        f'({find_reason(error)}): {explain_spoilt(recent)}') from None
+
+
+def explain_spoilt(recent):
+    """The batches that may have spoilt the weights, and what to do; one line."""
+    batches = '; '.join(f'step {step} {" ".join(b", ".join(ids).decode(errors="replace").split())}'
+                        for step, ids in recent)
+    return (f'examples of {batches}. No checkpoint was written. Start again with a lower --learning_rate: training '
+            'resumes at the last checkpoint; if this comes back at once, its weights are too large already: take a new '
+            '--output_dir')
 
 
 def make_run_folder(args):
@@ -642,34 +690,16 @@ def make_run_folder(args):
     return folders
 
 
-def find_resume(train_dir):
-    """The newest checkpoint of a run and its step, or (None, 0) for a run that has none yet.
-
-    Raises:
-        UserError: the folder speaks of a checkpoint that is not there or not train.py's; to start anew over it would
-            destroy the run.
-    """
-    checkpoint = tf.train.latest_checkpoint(train_dir)
-    state = os.path.join(train_dir, 'checkpoint')
-    step = checkpoint_step(checkpoint) if checkpoint else None
-    if step is None and os.path.exists(state):
-        raise UserError(f'{state}: names no checkpoint of train.py that is there; bring it back, or remove {train_dir} '
-                        'to start anew')
-    return checkpoint, step or 0
-
-
 def run_input(session, fetches, record):
     """session.run of something that reads from a record.
 
     Raises:
-        UserError: the record cannot be read or decoded.
+        UserError: the record cannot be read or decoded, or is no longer as long as it was.
     """
     try:
         return session.run(fetches)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError,
             tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError) as error:
-        if 'summary histogram' in error.message:
-            raise
         raise UserError(f'{record}: cannot be read or decoded ({find_reason(error)}); '
                         'write it again with convert_fcn_dataset.py') from None
 
@@ -730,7 +760,9 @@ def has_bfloat16():
 
 
 def prepare_arithmetic(args):
-    """Says what --mixed_precision comes to on this machine, and lets --xla compile for a CPU as well."""
+    """What --deterministic, --mixed_precision and --xla need beside session_config; says what the second comes to."""
+    if args.deterministic:
+        tensorflow.config.experimental.enable_op_determinism()  # for good; tf.compat.v1 has no name for it
     if args.mixed_precision:
         print('--mixed_precision: ' + (
             'convolutions in float16 on the GPU' if has_gpu() else
@@ -773,8 +805,11 @@ def parse_args(argv=None):
                              'weights stay float32')
     parser.add_argument('--xla', action='store_true',
                         help='compile the training step by XLA; the first steps then take longer')
+    parser.add_argument('--deterministic', action='store_true',
+                        help='only arithmetic that gives the same result each time: on one machine, the same command '
+                             'gives the same weights bit for bit, interrupted or not')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,
-                        help='of the order of examples, the crops, and the random starts')
+                        help='of the order of examples, the crops, dropout, and the random starts')
     return parser.parse_args(argv)
 
 

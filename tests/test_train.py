@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from conftest import write_record
 from PIL import Image
 
+import checkpoints
 import dataset
 import evaluate
 import train
@@ -516,8 +517,8 @@ class Run:
     def state(self):
         """Steps in eval.csv; the step that OUT/best stands for; the checkpoints there."""
         best = train.find_checkpoint(str(self.folder / 'best'))
-        assert int(tf.train.load_variable(best, 'step')) == train.checkpoint_step(best)
-        return ([int(row['step']) for row in read_log(self.folder, 'eval.csv')], train.checkpoint_step(best),
+        assert int(tf.train.load_variable(best, 'step')) == checkpoints.checkpoint_step(best)
+        return ([int(row['step']) for row in read_log(self.folder, 'eval.csv')], checkpoints.checkpoint_step(best),
                 sorted({name.split('.')[1] for name in os.listdir(self.folder / 'best') if 'ckpt' in name}))
 
 
