@@ -572,6 +572,8 @@ class Run:
                     self.validations.rebuild_page()
                 self.validations.log_finished()
         except utils.Stopped as stop:
+            if not self.done:
+                raise
             self.keep()
             self.log.write(self.done)
             self.validations.log_finished(under_way=0)
