@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,7 +155,8 @@ def moments(life, dice):
         time.sleep(dice.uniform(0, 2.5))
 
     def in_a_step():
-        life.until(lambda: life.new_steps() >= dice.randint(1, 3))
+        steps = dice.randint(1, 3)
+        life.until(lambda: life.new_steps() >= steps)
         time.sleep(dice.uniform(0, 0.15))
 
     def in_a_checkpoint():
@@ -174,7 +176,7 @@ def moments(life, dice):
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(server, record, tmp_path):
-    steps = 12 + 2 * KILLS
+    steps = 4 + 2 * KILLS
     argv = ['--max_steps', steps, '--deterministic', '--save_steps', 2, '--val_steps', 3, '--eval_steps', 8,
             '--log_steps', 1, '--summary_steps', 4]
     through = Life(server, tmp_path / 'through', short_run(record, tmp_path / 'through', *argv))
@@ -217,7 +219,8 @@ def test_stopped_while_a_checkpoint_is_written_it_always_resumes(server, record,
     dice = random.Random(TERMINATIONS)
     for number in range(1, TERMINATIONS + 1):
         life = Life(server, tmp_path / 'run', argv)
-        assert life.until(lambda life=life: life.is_writing() and life.new_steps() > dice.random() * 3)
+        steps = dice.randint(1, 3)
+        assert life.until(lambda life=life, steps=steps: life.is_writing() and life.new_steps() >= steps)
         time.sleep(dice.uniform(0, 0.1))
         life.send(signal.SIGTERM)
         if number % 2:
@@ -438,15 +441,15 @@ def test_what_a_killed_program_left_is_removed(tmp_path):
 
 def test_a_run_resumes_before_a_truncated_checkpoint(server, record, tmp_path):
     argv = ['--deterministic', '--save_steps', 2, '--log_steps', 1, '--max_steps']
-    for name in ('through', 'damaged'):
-        life = Life(server, tmp_path / name, short_run(record, tmp_path / name, *argv, 4))
-        assert life.wait() == 0
-    truncate(tmp_path / 'damaged' / 'train' / f'model.ckpt-4.{DATA}')
-    life = Life(server, tmp_path / 'damaged', short_run(record, tmp_path / 'damaged', *argv, 4))
+    assert Life(server, tmp_path / 'run', short_run(record, tmp_path / 'run', *argv, 4)).wait() == 0
+    for ending in (DATA, INDEX):
+        shutil.copy(tmp_path / 'run' / 'train' / f'model.ckpt-4.{ending}', tmp_path)
+    truncate(tmp_path / 'run' / 'train' / f'model.ckpt-4.{DATA}')
+    life = Life(server, tmp_path / 'run', short_run(record, tmp_path / 'run', *argv, 4))
     assert life.wait() == 0
     told = [line for line in life.printed().splitlines() if 'left out for the one before' in line]
     assert len(told) == 1 and 'model.ckpt-4: damaged (' in told[0] and life.new_steps() == 2
-    assert_equal_checkpoints(*(tmp_path / name / 'train' / 'model.ckpt-4' for name in ('through', 'damaged')))
+    assert_equal_checkpoints(tmp_path / 'model.ckpt-4', tmp_path / 'run' / 'train' / 'model.ckpt-4')
 
 
 # ------------------------------------------------------------------------------------------- one at a time
