@@ -12,8 +12,10 @@ import concurrent.futures
 import contextlib
 import io
 import os
+import struct
 import sys
 import warnings
+import zlib
 from typing import NamedTuple
 
 import cv2
@@ -26,6 +28,7 @@ from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES, make_example, 
 
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+GREY, PALETTE = 0, 3  # colour types of a PNG
 
 
 class BadFileError(Exception):
@@ -42,6 +45,13 @@ class Split(NamedTuple):
     @property
     def record_name(self):
         return f'fcn_{self.role}.record'
+
+
+class Label(NamedTuple):
+    """A mask as the record has it."""
+    png: bytes  # one channel, uint8 class index, 255 kept
+    size: tuple  # width, height
+    pixels: np.ndarray  # int64 [256], by value
 
 
 class Converted(NamedTuple):
@@ -155,7 +165,8 @@ def read_picture(path, kind):
     try:
         with open(path, 'rb') as file:
             data = file.read()
-        Image.open(io.BytesIO(data), formats=[kind]).verify()  # the checksums of a PNG, which load() passes over
+        if kind == 'PNG':
+            Image.open(io.BytesIO(data), formats=[kind]).verify()  # the checksums, which load() passes over
         picture = Image.open(io.BytesIO(data), formats=[kind])
         size = picture.size
         picture.draft(None, (1, 1))  # of a JPEG all bytes are decoded, but only an eighth made: enough to check it
@@ -172,21 +183,58 @@ def read_label(path):
     """Reads a mask: palette and grey values are class indices, colours go through the VOC colour map.
 
     Returns:
-        uint8 [H, W], values 0..20 and 255. BadFileError for a file, a colour or a class that cannot be used.
+        `Label`. BadFileError for a file, a colour or a class that cannot be used.
     """
-    data, picture, _ = read_picture(path, 'PNG')
+    data, picture, size = read_picture(path, 'PNG')
+    bit_depth, colour_type = data[24], data[25]  # of the IHDR chunk, which the PNG standard puts first
+    if bit_depth == 8 and colour_type in (GREY, PALETTE):
+        png = as_grey_png(data)
+    else:
+        labels = decode_label(picture, bit_depth, path)
+        png, picture = cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes(), Image.fromarray(labels)
+    pixels = np.array(picture.histogram())
+    wrong = np.flatnonzero(pixels[NUMBER_OF_CLASSES:IGNORE_LABEL])
+    if wrong.size:
+        raise wrong_class(path, NUMBER_OF_CLASSES + wrong[0])
+    return Label(png, size, pixels)
+
+
+def as_grey_png(data):
+    """A PNG of 8-bit palette indices or greys as one of greys: the same compressed pixels behind another header.
+
+    So a mask need not be compressed anew, which would take as long as reading and checking it. Source: the chapters
+    "Chunk layout" and "IHDR Image header" of the W3C's PNG specification.
+    """
+    chunks, position = [data[:8]], 8
+    while position < len(data):
+        length, kind = struct.unpack_from('>I4s', data, position)
+        end = position + 12 + length
+        if kind == b'IHDR':
+            header = kind + data[position + 8:position + 17] + bytes([GREY]) + data[position + 18:position + 21]
+            chunks.append(struct.pack('>I', length) + header + struct.pack('>I', zlib.crc32(header)))
+        elif kind in (b'IDAT', b'IEND'):
+            chunks.append(data[position:end])
+        position = end
+    return b''.join(chunks)
+
+
+def decode_label(picture, bit_depth, path):
+    """A mask of any kind but 8-bit palette and grey, as uint8 [H, W]; BadFileError as of read_label."""
     if picture.mode in ('RGB', 'RGBA'):
         return decode_colours(np.asarray(picture)[:, :, :3], path)
     if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
         raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB')
     labels = np.asarray(picture)
-    bit_depth = data[24]  # of the IHDR chunk, which the PNG standard puts first
     if picture.mode == 'L' and bit_depth < 8:
         labels = labels // (255 // (2 ** bit_depth - 1))  # Pillow stretches 2 and 4 bits of grey to 0..255
-    wrong = labels[(labels >= NUMBER_OF_CLASSES) & (labels != IGNORE_LABEL)]
-    if wrong.size:
-        raise BadFileError(f'{path}: class {wrong.min()} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}')
-    return labels.astype(np.uint8, copy=False)
+    if labels.max() > IGNORE_LABEL:
+        raise wrong_class(path, labels[labels > IGNORE_LABEL].min())
+    return labels.astype(np.uint8)
+
+
+def wrong_class(path, value):
+    """The BadFileError of a mask with a value that is no class."""
+    return BadFileError(f'{path}: class {value} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}')
 
 
 def decode_colours(colours, path):
@@ -224,17 +272,14 @@ def convert_pair(split, image_id):
     label_path = os.path.join(split.label_dir, image_id + '.png')
     try:
         jpeg_bytes, _, (image_width, image_height) = read_picture(image_path, 'JPEG')
-        labels = read_label(label_path)
+        label = read_label(label_path)
     except BadFileError as error:
         return Converted(problem=str(error))
-    height, width = labels.shape
+    width, height = label.size
     if (image_width, image_height) != (width, height):
         return Converted(problem=f'{label_path}: is {width} x {height} pixels, its image '
                                  f'{image_width} x {image_height}')
-    _, label_png = cv2.imencode('.png', labels, PNG_OPTIONS)
-    example = make_example(image_id.encode(), jpeg_bytes, label_png.tobytes(), height, width)
-    # Pillow counts bytes as they are; np.bincount would first make int64 of them.
-    return Converted(example, np.array(Image.fromarray(labels).histogram()))
+    return Converted(make_example(image_id.encode(), jpeg_bytes, label.png, height, width), label.pixels)
 
 
 # ------------------------------------------------------------------------------------------- a whole split
