@@ -159,8 +159,48 @@ def test_label_dir_of_one_split_leaves_the_other_alone(voc):
 def test_colour_mask_decodes_to_its_palette_twin(voc, channels):
     pixels = np.dstack([paint(MASK), np.full(MASK.shape, 77, np.uint8)])[:, :, :channels]
     Image.fromarray(pixels).save(mask_of(voc, 'b'))
-    palette_twin, coloured, _ = read_record(run(voc) / 'fcn_train.record')
-    assert coloured['image/label'] == palette_twin['image/label']
+    palette_twin, coloured, _ = (label_of(example) for example in read_record(run(voc) / 'fcn_train.record'))
+    np.testing.assert_array_equal(palette_twin, MASK)
+    np.testing.assert_array_equal(coloured, MASK)
+
+
+def chunks_of(png):
+    """Kinds and contents of a PNG's chunks, by the lengths in front of them."""
+    chunks, position = [], 8
+    while position < len(png):
+        end = position + 8 + int.from_bytes(png[position:position + 4])
+        chunks.append((png[position + 4:position + 8], png[position + 8:end]))
+        assert zlib.crc32(png[position + 4:end]) == int.from_bytes(png[end:end + 4])
+        position = end + 4
+    return chunks
+
+
+def test_an_8_bit_mask_keeps_its_compressed_pixels_and_nothing_else(voc):
+    picture = Image.open(mask_of(voc, 'a'))
+    picture.info['transparency'] = 0
+    picture.save(mask_of(voc, 'a'), dpi=(72, 72))
+    source = chunks_of(mask_of(voc, 'a').read_bytes())
+    assert {b'PLTE', b'tRNS', b'pHYs'} < {kind for kind, _ in source}
+    label = chunks_of(read_record(run(voc) / 'fcn_train.record')[0]['image/label'][0])
+    header = struct.pack('>IIBBBBB', 4, 3, 8, 0, 0, 0, 0)  # 4 wide, 3 high, 8 bits, grey
+    assert label == [(b'IHDR', header), (b'IDAT', dict(source)[b'IDAT']), (b'IEND', b'')]
+
+
+@pytest.mark.parametrize('mode', ['palette', 'grey'])
+def test_masks_are_read_as_tensorflow_reads_them(voc, mode):
+    """Large enough for several rows' filters and two pieces of pixels."""
+    mask = np.random.RandomState(0).choice([0, 5, 20, 255], (200, 300)).astype(np.uint8)
+    write_jpeg(jpeg_of(voc, 'a'), 200, 300)
+    if mode == 'palette':
+        write_palette_mask(mask_of(voc, 'a'), mask)
+    else:
+        picture = io.BytesIO()
+        Image.fromarray(mask).save(picture, 'PNG')
+        header, pixels, _ = (content for _, content in chunks_of(picture.getvalue()))
+        mask_of(voc, 'a').write_bytes(png_of(header, pixels[:500], pixels[500:]))
+    png = read_record(run(voc) / 'fcn_train.record')[0]['image/label'][0]
+    with tf.Session() as session:
+        np.testing.assert_array_equal(session.run(tf.io.decode_png(png, channels=1))[:, :, 0], mask)
 
 
 @pytest.mark.parametrize('colour', [(1, 2, 3), (255, 255, 255), (192, 64, 128 + 1)])
@@ -187,12 +227,17 @@ def test_grey_masks_of_every_depth_hold_indices(voc):
 
 def grey_png(width, height, bit_depth, rows):
     """A grey PNG of 1 to 8 bits a pixel from packed rows (bytes), as Pillow does not write them."""
+    return png_of(struct.pack('>IIBBBBB', width, height, bit_depth, 0, 0, 0, 0),
+                  zlib.compress(b''.join(b'\0' + row for row in rows)))
+
+
+def png_of(header, *pixels):
+    """A PNG of the content of its header chunk and of each chunk of pixels."""
     def chunk(name, data):
         return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
 
-    header = struct.pack('>IIBBBBB', width, height, bit_depth, 0, 0, 0, 0)
-    pixels = zlib.compress(b''.join(b'\0' + row for row in rows))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + b''.join(chunk(b'IDAT', data) for data in pixels)
+            + chunk(b'IEND', b''))
 
 
 def test_packed_grey_masks_are_not_stretched(voc):
