@@ -743,6 +743,8 @@ def session_config(args=None):
     config = tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
     rewrites = config.graph_options.rewrite_options
     rewrites.constant_folding = RewriterConfig.OFF  # it would keep Adam's first zeros for good: half a gigabyte
+    if args and not has_gpu():
+        config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
     if args and args.xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     if args and args.mixed_precision:
