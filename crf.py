@@ -15,15 +15,17 @@ import cv2
 import numpy as np
 from pydensecrf import densecrf, eigen
 
-THRESHOLD = 0.05  # a label that is less probable than this everywhere in an image takes no part
+# A label takes part in an iteration if its probability reaches this somewhere in the image. Before the first iteration
+# the probabilities are the network's; after it they are far more decided, and a weak label will not come back.
+FIRST_THRESHOLD, LATER_THRESHOLD = 0.03, 0.2
+LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
 def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3,
            bilateral_xy=50, bilateral_rgb=20, bilateral_compat=10):
     """Mean-field inference in a fully connected CRF over the pixels of one image.
 
-    An iteration's time grows with the number of labels, and most of them are nowhere in an image. So before each
-    iteration those are left out whose probability, as far as it is known, nowhere reaches THRESHOLD.
+    An iteration's time grows with the number of labels, and most of them are nowhere in an image: those take no part.
     results/benchmarks.md has what that saves, and how many pixels it changes.
 
     Args:
@@ -40,38 +42,78 @@ def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3
         uint8 [H, W], the most probable class of each pixel.
     """
     height, width, number_of_classes = probabilities.shape
-    # [C, N], clipped as by pydensecrf's unary_from_softmax; cv2 transposes several times as fast as NumPy.
-    softmax = np.clip(cv2.transpose(np.ascontiguousarray(probabilities.reshape(-1, number_of_classes))), 1e-5, 1)
+    labels = find_labels(probabilities)
     field = densecrf.DenseCRF2D(width, height, number_of_classes)
     field.addPairwiseGaussian(sxy=gaussian_xy, compat=gaussian_compat)
     field.addPairwiseBilateral(sxy=bilateral_xy, srgb=bilateral_rgb, rgbim=np.ascontiguousarray(image),
                                compat=bilateral_compat)
-    labels, marginals = infer(field, softmax, iterations)
-    return labels[marginals.argmax(axis=0)].reshape(height, width).astype(np.uint8)
+    left, marginals = infer(field, take_labels(probabilities, labels), iterations)
+    return labels[left][marginals.argmax(axis=-1)].reshape(height, width)
+
+
+def submit(pool, image, probabilities):
+    """Has a process of start_processes refine; only the labels that take part travel there.
+
+    Args:
+        pool: ProcessPoolExecutor. image, probabilities: as of refine.
+
+    Returns:
+        Future of what refine returns.
+    """
+    labels = find_labels(probabilities)
+    few = take_labels(probabilities, labels).reshape(*image.shape[:2], -1)
+    return pool.submit(_refine_few, image, few, labels)
+
+
+def _refine_few(image, probabilities, labels):
+    return labels[refine(image, probabilities)]
+
+
+def take_labels(probabilities, labels):
+    """The columns of a map [H, W, C] that belong to some labels, float32 [H * W, L]."""
+    return probabilities.reshape(-1, probabilities.shape[-1])[:, labels]
+
+
+def find_labels(marginals, threshold=FIRST_THRESHOLD):
+    """Which labels reach a probability somewhere; if none does, the most probable one.
+
+    Args:
+        marginals: float32 [..., L]. threshold: float.
+
+    Returns:
+        uint8 [K], ascending.
+    """
+    # NumPy's max along columns takes five times as long.
+    highest = cv2.reduce(marginals.reshape(-1, marginals.shape[-1]), 0, cv2.REDUCE_MAX)[0]
+    return np.flatnonzero(highest >= min(threshold, highest.max())).astype(np.uint8)
 
 
 def infer(field, softmax, iterations):
-    """Mean-field inference that leaves out improbable labels on its way.
+    """Mean-field inference that leaves out improbable labels on its way, and ends early if a single one is left.
 
     Args:
         field: densecrf.DenseCRF2D of N pixels with its pairwise terms.
-        softmax: float32 [C, N], above 0.
+        softmax: float32 [N, L].
         iterations: int.
 
     Returns:
-        labels: int [L], those that are left.
-        marginals: float32 [L, N].
+        labels: uint8 [K], those that are left.
+        marginals: float32 [N, K].
     """
-    labels, marginals, scratch = np.arange(len(softmax)), softmax, (eigen.MatrixXf(), eigen.MatrixXf())
-    for iteration in range(iterations):
-        highest = marginals.max(axis=1)
-        probable = highest >= min(THRESHOLD, highest.max())
-        if iteration == 0 or not probable.all():
-            labels, softmax = labels[probable], softmax[probable]
-            field.setUnary(densecrf.ConstUnary(-np.log(softmax)))
-            matrix = eigen.matrixXf(np.ascontiguousarray(marginals[probable]))
+    labels, marginals = np.arange(softmax.shape[1], dtype=np.uint8), np.maximum(softmax, LEAST_PROBABILITY)
+    energy = -np.log(marginals)
+    matrix, scratch = None, (eigen.MatrixXf(), eigen.MatrixXf())
+    for _ in range(iterations):
+        if len(labels) == 1:
+            break
+        if matrix is None:  # pydensecrf has a row for each label; cv2 transposes several times as fast as NumPy
+            field.setUnary(densecrf.ConstUnary(cv2.transpose(energy)))
+            matrix = eigen.matrixXf(cv2.transpose(marginals))
         field.stepInference(matrix, *scratch)
-        marginals = np.asarray(matrix)
+        marginals = np.asarray(matrix).T
+        probable = find_labels(marginals, LATER_THRESHOLD)
+        if len(probable) < len(labels):
+            labels, marginals, energy, matrix = labels[probable], marginals[:, probable], energy[:, probable], None
     return labels, marginals
 
 

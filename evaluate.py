@@ -114,7 +114,7 @@ def refine_beside(predictions, num_workers):
         with crf.start_processes(num_workers) as pool:
             for example, probabilities in predictions:
                 maps = {'plain': probabilities.argmax(axis=-1).astype(np.uint8)}
-                under_way.append((example, maps, pool.submit(crf.refine, example['image'], probabilities)))
+                under_way.append((example, maps, crf.submit(pool, example['image'], probabilities)))
                 if len(under_way) >= 2 * num_workers:
                     yield finish_first()
             while under_way:

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,31 +163,48 @@ class Bench:
 
     @functools.cached_property
     def maps(self):
-        """(folder, count) of softmax maps of validation images, see refinement.write_maps."""
-        checkpoint = self.checkpoint_path or self.train_model()
-        trained = '' if self.checkpoint_path else f', trained by {self.plan.model_steps} steps for this'
-        self.sources_of_maps.append(f'softmax maps of the CRF rows: {self.plan.maps} validation images as predicted by '
-                                    f'{os.path.relpath(checkpoint)}{trained}')
-        say('  predicting validation images')
-        folder = os.path.join(self.work_dir, 'maps')
+        """Softmax maps of real images, dict of their kind to (folder, count), see refinement.write_maps.
+
+        The network that is trained for it knows its few images by heart, so its maps are as decided as a well trained
+        network's; those of its first third of steps are undecided, with many labels in play.
+        """
+        if self.checkpoint_path:
+            return {'given': self.write_maps('given', self.checkpoint_path, self.records[1])}
+        folder = self.train_model()
+        record, checkpoint = (os.path.join(folder, *names) for names in (('few.record',), ('train', 'model.ckpt')))
+        return {kind: self.write_maps(kind, f'{checkpoint}-{steps}', record)
+                for kind, steps in (('decided', self.plan.model_steps), ('undecided', self.plan.model_steps // 3))}
+
+    def write_maps(self, kind, checkpoint, record):
+        """(folder, count) of the softmax maps of a record's images by a checkpoint."""
+        say(f'  predicting images: {kind} maps')
+        folder = os.path.join(self.work_dir, f'maps_{kind}')
         os.makedirs(folder)
-        written = measure.run_apart('refinement', 'write_maps', os.path.join(self.log_dir(), 'maps.log'),
-                                    checkpoint=checkpoint, record=self.records[1], count=self.plan.maps, folder=folder)
+        written = measure.run_apart('refinement', 'write_maps', os.path.join(self.log_dir(), f'maps_{kind}.log'),
+                                    checkpoint=checkpoint, record=record, count=self.plan.maps, folder=folder)
+        self.sources_of_maps.append(f'{kind} softmax maps of the CRF rows: {written.items} images, predicted by '
+                                    f'{os.path.relpath(checkpoint)}; {written.extra}')
         return folder, written.items
 
     def train_model(self):
-        """Trains a narrow network from HED's trunk, kept for the next time in OUT/model_*; returns its folder."""
+        """Has a narrow network learn some validation images by heart, from HED's trunk; returns the run's folder.
+
+        It is kept for the next time, in OUT/model_*.
+        """
         plan = self.plan
-        with open(self.records[0], 'rb') as file:
+        with open(self.records[1], 'rb') as file:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()[:8]
-        folder = os.path.join(self.output_dir, f'model_{digest}_{plan.model_channels}')
+        folder = os.path.join(self.output_dir, f'model_{digest}_{plan.maps}_{plan.model_channels}_{plan.model_steps}')
+        if os.path.exists(os.path.join(folder, 'curve.png')):  # what overfit.py writes last
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
         trunk = os.path.join(self.work_dir, 'trunk.ckpt')
         say(f'  training the network of the CRF rows in {folder}')
         run_script('tools/convert_vgg_weights.py', '--source', 'hed', '--output', trunk, quiet=True)
-        run_script('train.py', '--checkpoint_path', trunk, '--output_dir', folder, '--dataset_train', self.records[0],
-                   '--dataset_val', self.records[1], '--fc_channels', plan.model_channels, '--crop_size',
-                   plan.model_crop, '--batch_size', 4, '--max_steps', plan.model_steps, '--val_steps', 0)
-        return os.path.join(folder, 'train')
+        run_script('tools/overfit.py', '--dataset', self.records[1], '--checkpoint_path', trunk, '--output_dir', folder,
+                   '--num_images', plan.maps, '--fc_channels', plan.model_channels, '--crop_size', plan.model_crop,
+                   '--max_steps', plan.model_steps, '--eval_steps', plan.model_steps // 3)
+        return folder
 
 
 def say(text):

@@ -210,7 +210,7 @@ def test_a_constant_batch_is_drawn_once(record):
 
 TINY = rows.Plan(
     rounds=1, fc_channels=8, crop_size=32, steps=1, window=2, torch_steps=1, reading_batches=2, image_size=(40, 50),
-    predicted=1, maps=2, crf_images=1, pool_images=2, model_steps=1, model_channels=8, model_crop=32, run_steps=2,
+    predicted=1, maps=2, crf_images=1, pool_images=2, model_steps=3, model_channels=8, model_crop=32, run_steps=2,
     growth_steps=1, growth_batches=(2,), growth_batch_crop=32, growth_crops=(64,), crf_heights=(30, 60),
     crf_labels=(2, 21), crf_repeats=1, converter_workers=(1, 2))
 
@@ -246,7 +246,7 @@ def test_every_row_runs(voc, tmp_path, monkeypatch):
     measured = [line.split('|')[1].strip() for line in text.splitlines() if line.startswith('| ')]
     assert {name for name in rows.ROWS if not name.startswith('grow')} <= set(measured)
     assert text.count('![') == text.count('](bench_') == 5
-    assert 'softmax maps of the CRF rows: 2 validation images as predicted by' in text
+    assert 'undecided softmax maps of the CRF rows: 2 images, predicted by' in text
     assert os.path.dirname(page) == str(tmp_path / 'out')
     left = {name.split('_')[0] for name in os.listdir(tmp_path / 'out')}
     assert left == {'logs', 'model', 'bench', 'benchmarks.md'}

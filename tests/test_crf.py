@@ -73,28 +73,45 @@ def test_leaving_labels_out_gives_what_all_of_them_give():
     assert (refined == refine_with_all_labels(image, probabilities)).mean() >= 0.9999
 
 
-def infer_once(probabilities):
-    """Labels that take part in the first iteration, list; probabilities float [C, H, W]."""
-    number_of_classes, height, width = probabilities.shape
-    field = densecrf.DenseCRF2D(width, height, number_of_classes)
-    field.addPairwiseGaussian(sxy=3, compat=3)
-    labels, marginals = crf.infer(field, probabilities.reshape(number_of_classes, -1).astype(np.float32), 1)
-    assert marginals.shape == (len(labels), height * width)
-    return labels.tolist()
-
-
 def test_a_label_takes_part_that_is_probable_in_a_single_pixel():
-    probabilities = np.empty((4, 10, 10))
-    probabilities[:] = np.array([0.9, 0.02, 0.04, 0.04]).reshape(4, 1, 1)
-    assert infer_once(probabilities) == [0]
-    probabilities[:, 7, 2] = 0.88, 0.02, 0.06, 0.04
-    assert infer_once(probabilities) == [0, 2]
+    probabilities = np.empty((10, 10, 4), np.float32)
+    probabilities[:] = [0.93, 0.02, 0.025, 0.025]
+    assert crf.find_labels(probabilities).tolist() == [0]
+    probabilities[7, 2] = 0.91, 0.02, 0.04, 0.03
+    assert crf.find_labels(probabilities).tolist() == [0, 2, 3]
+    assert crf.find_labels(probabilities, threshold=0.035).tolist() == [0, 2]
 
 
 def test_where_no_label_is_probable_the_most_probable_takes_part():
-    probabilities = np.full((40, 5, 5), 1 / 41)
-    probabilities[17] = 2 / 41
-    assert infer_once(probabilities) == [17]
+    probabilities = np.full((5, 5, 60), 1 / 61, np.float32)
+    probabilities[:, :, 17] = 2 / 61
+    assert crf.find_labels(probabilities, threshold=0.05).tolist() == [17]
+    image = np.zeros((5, 5, 3), np.uint8)
+    assert (crf.refine(image, probabilities) == 17).all()
+
+
+def test_labels_leave_when_an_iteration_has_made_them_improbable():
+    """Of four labels the second is outvoted at once by its neighbours, the last two are alone in a half each."""
+    softmax = np.full((10, 10, 4), 0.05, np.float32)
+    softmax[:, :5, 2], softmax[:, 5:, 3] = 0.85, 0.85
+    softmax[4, 2] = 0.05, 0.45, 0.45, 0.05
+    field = densecrf.DenseCRF2D(10, 10, 4)
+    field.addPairwiseGaussian(sxy=1, compat=3)
+    labels, marginals = crf.infer(field, softmax.reshape(-1, 4), 2)
+    assert labels.tolist() == [2, 3] and marginals.shape == (100, 2)
+    np.testing.assert_allclose(marginals.sum(axis=-1), 1, rtol=1e-5)
+    assert marginals.reshape(10, 10, 2)[4, 2, 0] > 0.9
+
+
+def test_a_pool_gives_what_refine_gives():
+    image, labels = two_colours()
+    rng = np.random.RandomState(0)
+    scores = rng.normal(0, 1, (*labels.shape, 21)) + 6 * np.eye(21)[np.where(labels == labels.max(), 20, 3)]
+    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)).astype(np.float32)
+    with crf.start_processes(1) as pool:
+        refined = crf.submit(pool, image, probabilities).result()
+    assert refined.dtype == np.uint8 and set(np.unique(refined)) == {3, 20}
+    np.testing.assert_array_equal(refined, crf.refine(image, probabilities))
 
 
 def test_processes_end_with_a_killed_parent():
