@@ -26,7 +26,7 @@ class Plan:
     predicted: int = 4  # in a round of predict
     maps: int = 6  # validation images in crf and crf_pool
     crf_images: int = 3  # in a round of crf
-    pool_images: int = 6  # in a round of crf_pool
+    pool_images: int = 24  # in a round of crf_pool
     model_steps: int = 150  # of the network that makes the maps, if none is given
     model_channels: int = 512
     model_crop: int = 128
@@ -303,7 +303,7 @@ def crf_pool(bench):
     alone = 'one process'
     found = bench.take_turns([
         Contender('ours', 'refinement', 'pool', {**settings, 'processes': 2}),
-        Contender(alone, 'refinement', 'one_process', {**settings, 'function': 'crf.refine'})], rounds=10)
+        Contender(alone, 'refinement', 'one_process', {**settings, 'function': 'crf.refine'})], rounds=6)
     return Found(lines_against('crf_pool', 'images/s, two processes', found['ours'], {alone: found[alone]}, rates,
                                {alone: Target('>=', 1.8)}))
 
