@@ -54,3 +54,18 @@ def test_every_file_that_the_readme_names_exists(readme):
     named = re.findall(r'\((results/[^)]+|LICENSE)\)|"(results/[^"]+)"', read(readme))
     for name in [first or second for first, second in named]:
         assert os.path.exists(os.path.join(ROOT, name)), name
+
+
+def table_rows(text):
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
+
+
+@both_languages
+def test_speed_figures_are_those_of_the_benchmarks(readme):
+    """A row of README has the medians of a line of results/benchmarks.md."""
+    lines = [[re.sub(r' \(.*', '', cell) for cell in cells[:6]] for cells in table_rows(read('results/benchmarks.md'))]
+    section = re.search(r'make bench VOC.*?\n## ', read(readme), re.DOTALL).group()
+    quoted = table_rows(section)[2:]
+    assert len(quoted) >= 10
+    for cells in quoted:
+        assert cells in lines
