@@ -24,6 +24,13 @@ CLASS_NAMES = (
 NUMBER_OF_CLASSES = len(CLASS_NAMES)
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
 
+# What bounds the memory and the time that a damaged or hostile file can take.
+MAX_PIXELS = 2 ** 26  # of an image or a mask
+MAX_FILE_BYTES = 2 ** 28  # of an image's or a mask's file
+MAX_SCANS = 1000  # of a JPEG: each of 20 bytes may be a pass over the whole image, and ten are usual
+JPEG_SCAN = b'\xff\xda'  # begins one; in pixels these two bytes never meet
+MAX_EXAMPLE_BYTES = 2 * MAX_FILE_BYTES + 2 ** 20
+
 
 def make_example(filename, jpeg_bytes, label_png_bytes, height, width):
     """One image and its label as a serialised `tf.train.Example` of the schema above.
@@ -85,10 +92,10 @@ def write_example(file, example):
         OSError: the disk is full, or the like; closing the file may raise it as well.
     """
     length = struct.pack('<Q', len(example))
-    file.writelines([length, _masked_crc(length), example, _masked_crc(example)])
+    file.writelines([length, masked_crc(length), example, masked_crc(example)])
 
 
-def _masked_crc(content):
+def masked_crc(content):
     """CRC-32C, turned and shifted as TFRecord has it: 4 bytes, little-endian."""
     crc = google_crc32c.value(content)
     return struct.pack('<I', (crc >> 15 | crc << 17) + 0xa282ead8 & 0xffffffff)

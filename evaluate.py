@@ -60,7 +60,7 @@ def evaluate(checkpoint, record, with_crf, num_workers=1):
     Raises:
         UserError: the checkpoint or the record is damaged, or memory ran out.
     """
-    num_examples = input_pipeline.count_examples(record)
+    num_examples = input_pipeline.count_examples(record, whole=True)
     names = ('plain', 'crf') if with_crf else ('plain',)
     found = Evaluation([], {name: utils.Score(dataset.NUMBER_OF_CLASSES) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:

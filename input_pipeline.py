@@ -5,10 +5,16 @@
 What a record holds, and how it is written, is in dataset.py: that file does without TensorFlow, whose import takes 3
 seconds and 600 MB, for the conversion and the results page have no use for it.
 """
+import os
+import struct
+import sys
+import unicodedata
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
+import dataset
 from dataset import IGNORE_LABEL
 from utils import UserError
 
@@ -20,45 +26,154 @@ FEATURES = {
     'image/width': tf.FixedLenFeature([], tf.int64),
     'image/filename': tf.FixedLenFeature([], tf.string),
 }
+BYTES_PER_PIXEL = 700  # of an image that the network sees whole: two maps of 64 channels, float32, and the scores
 SHUFFLE_BUFFER = 4096  # encoded examples held in memory, about 0.1 MB each: more than VOC2012's 1,464 training images
 
 
-def count_examples(record):
-    """Reads a record once from end to end, which also checks every example's CRC.
+def count_examples(record, whole=False):
+    """Reads a record once from end to end and checks all that can be told without decoding a picture.
+
+    TensorFlow's own reader is not asked: it crashes where a length in the file is beyond the memory.
 
     Args:
         record: str, path of a TFRecord file.
+        whole: bool, whether the network is to see the images at their true size: then this machine's memory must do.
 
     Returns:
         int, the number of examples, at least 1.
 
     Raises:
-        UserError: the file is missing, empty, damaged, no TFRecord, or its examples are not of this schema.
+        UserError: the file is missing, empty, damaged, no TFRecord, or an example is not of the schema in dataset.py,
+            or claims a size that its pictures do not have, or is too large.
     """
     cure = 'write it with convert_fcn_dataset.py'
+    max_pixels = min(dataset.MAX_PIXELS, _memory_bytes() // BYTES_PER_PIXEL) if whole else dataset.MAX_PIXELS
     count = 0
     try:
-        for serialized in tf.io.tf_record_iterator(record):
-            if count == 0:
-                _check_schema(record, serialized, cure)
+        for serialized in _read_serialized(record):
+            _check_example(f'{record}: example {count}', serialized, max_pixels, cure)
             count += 1
-    except tf.errors.NotFoundError:
+    except FileNotFoundError:
         raise UserError(f'{record}: no such file; {cure}') from None
-    except tf.errors.OpError:
+    except OSError as error:
+        raise UserError(f'{record}: cannot be read ({error.strerror}); {cure}') from None
+    except _DamagedRecordError:
         raise UserError(f'{record}: not a TFRecord file, or damaged after example {count}; {cure}') from None
     if count == 0:
         raise UserError(f'{record}: holds no example; {cure}')
     return count
 
 
-def _check_schema(record, serialized, cure):
+def _memory_bytes():
+    """This machine's memory, or what of it the container may use."""
+    try:
+        with open('/sys/fs/cgroup/memory.max') as file:
+            allowed = int(file.read())
+    except (OSError, ValueError):  # no container, or one without a limit, which says 'max'
+        allowed = sys.maxsize
+    return min(allowed, os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+
+
+class _DamagedRecordError(Exception):
+    """A length or a checksum in a record is wrong, or the file ends too early."""
+
+
+def _read_serialized(record):
+    """Yields the serialised examples of a TFRecord file; no length is believed that the file does not have.
+
+    Source: tensorflow/core/lib/io/record_reader.cc.
+    """
+    if os.path.exists(record) and not os.path.isfile(record):  # a pipe would be waited for
+        raise _DamagedRecordError
+    with open(record, 'rb') as file:
+        left = os.fstat(file.fileno()).st_size
+        while left:
+            head = file.read(12)
+            length = int.from_bytes(head[:8], 'little')
+            if (len(head) < 12 or dataset.masked_crc(head[:8]) != head[8:] or length > dataset.MAX_EXAMPLE_BYTES
+                    or length > left - 16):
+                raise _DamagedRecordError
+            serialized = file.read(length)
+            if dataset.masked_crc(serialized) != file.read(4):
+                raise _DamagedRecordError
+            left -= length + 16
+            yield serialized
+
+
+def _check_example(place, serialized, max_pixels, cure):
+    """Raises UserError, a line that begins with `place`, unless an example is of the schema and its sizes agree."""
     try:
         present = tf.train.Example.FromString(serialized).features.feature
     except DecodeError:
-        raise UserError(f'{record}: holds something else than tf.train.Example; {cure}') from None
-    for name in FEATURES:
+        raise UserError(f'{place} is something else than tf.train.Example; {cure}') from None
+    values = {}
+    for name, feature in FEATURES.items():
         if name not in present:
-            raise UserError(f'{record}: its examples lack the feature {name}; {cure}')
+            raise UserError(f'{place} lacks the feature {name}; {cure}')
+        kind = 'bytes_list' if feature.dtype is tf.string else 'int64_list'
+        found = getattr(present[name], kind).value
+        if len(found) != 1:
+            raise UserError(f'{place}: the feature {name} is not one {kind.removesuffix("_list")} value; {cure}')
+        values[name] = found[0]
+    name = values['image/filename'].decode(errors='replace')
+    if any(character == '\ufffd' or unicodedata.category(character) == 'Cc' for character in name):
+        raise UserError(f'{place}: its image/filename is no text; {cure}')  # or text that steers a terminal
+    _check_sizes(place, values, max_pixels, cure)
+
+
+def _check_sizes(place, values, max_pixels, cure):
+    """Raises UserError unless image, label, height and width of an example (dict by feature) tell the same size."""
+    height, width = values['image/height'], values['image/width']
+    if height < 1 or width < 1:
+        raise UserError(f'{place}: is {width} x {height} pixels by its image/width and image/height; {cure}')
+    for name, read_size in (('image/encoded', _jpeg_size), ('image/label', _png_size)):
+        size = read_size(values[name])
+        if size is None:
+            raise UserError(f'{place}: its {name} is no {"JPEG" if read_size is _jpeg_size else "PNG"}; {cure}')
+        if size != (height, width):
+            raise UserError(f'{place}: its {name} is {size[1]} x {size[0]} pixels, by image/width and image/height it '
+                            f'is {width} x {height}; {cure}')
+    if _has_endless_scans(values['image/encoded']):
+        raise UserError(f'{place}: its image/encoded has more than {dataset.MAX_SCANS} scans; {cure}')
+    if height * width > max_pixels:
+        whose = 'an image may have' if max_pixels == dataset.MAX_PIXELS else 'fit into the memory at once'
+        raise UserError(f'{place}: {width} x {height} pixels are more than the {max_pixels // 10 ** 6} million that '
+                        f'{whose}; scale the image down')
+
+
+def _png_size(data):
+    """(height, width) in the header of a PNG's bytes; None if it is none. Source: the PNG standard's IHDR chunk."""
+    if len(data) < 24 or data[:8] != b'\x89PNG\r\n\x1a\n' or data[12:16] != b'IHDR':
+        return None
+    width, height = struct.unpack('>II', data[16:24])
+    return height, width
+
+
+def _jpeg_size(data):
+    """(height, width) in the frame header of a JPEG's bytes; None if it has none."""
+    frame = _find_frame(data)
+    return None if frame is None else struct.unpack('>HH', data[frame + 5:frame + 9])
+
+
+def _has_endless_scans(data):
+    """Whether a JPEG that has a frame header is progressive, with more than dataset.MAX_SCANS passes over the image."""
+    return data[_find_frame(data) + 1] & 3 == 2 and data.count(dataset.JPEG_SCAN) > dataset.MAX_SCANS
+
+
+def _find_frame(data):
+    """Where the frame header of a JPEG's bytes begins; None if there is none. Source: ITU T.81, annex B."""
+    position = 2
+    while data[:2] == b'\xff\xd8' and data[position:position + 1] == b'\xff' and position + 9 <= len(data):
+        marker = data[position + 1]
+        if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):  # a frame, no table
+            return position
+        if marker == 0xff:  # a byte that fills
+            position += 1
+        elif marker == 0x01 or 0xd0 <= marker <= 0xd9:  # these stand alone
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
+    return None
 
 
 def whole_images(record):
@@ -79,7 +194,16 @@ def _decode_whole(serialized):
     example = tf.io.parse_single_example(serialized, FEATURES)
     image = tf.image.decode_jpeg(example['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
     label = tf.image.decode_png(example['image/label'], channels=1)[:, :, 0]
+    label = _check_classes(label, example['image/filename'])
     return {'image': image, 'label': label, 'filename': example['image/filename']}
+
+
+def _check_classes(label, filename):
+    """The label, uint8 of any shape, unchanged; an error when it is run if a value is no class and not 255."""
+    usable = tf.reduce_max(label + 1) <= dataset.NUMBER_OF_CLASSES  # 255 wraps to 0
+    check = tf.raw_ops.Assert(condition=usable, data=['a value that is no class in the label of', filename])
+    with tf.control_dependencies([check]):
+        return tf.identity(label)
 
 
 def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed, start_step=0):
@@ -136,6 +260,7 @@ def _decode_crop(serialized, crop_size, pad_rgb, seed):
                                           dct_method='INTEGER_ACCURATE')
     label = tf.image.decode_png(example['image/label'], channels=1)
     label = tf.slice(label, tf.pad(top_left, [[0, 1]]), tf.pad(window, [[0, 1]], constant_values=1))
+    label = _check_classes(label, example['image/filename'])
 
     both = tf.concat([image, label], axis=-1)
     both = tf.cond(chance[2] < 0.5, lambda: tf.reverse(both, axis=[1]), lambda: both)

@@ -1,7 +1,11 @@
+"""Reading records: what is refused before it is decoded, whole images, and training batches."""
+import io
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, write_record
+from PIL import Image
 
 import dataset
 import input_pipeline
@@ -64,8 +68,8 @@ def test_records_that_are_none(tmp_path, record, damage, message):
 
 
 @pytest.mark.parametrize('payload, message', [
-    (b'\xff not an example', 'something else than tf.train.Example'),
-    (tf.train.Example().SerializeToString(), 'lack the feature image/encoded'),
+    (b'\xff not an example', 'example 0 is something else than tf.train.Example'),
+    (tf.train.Example().SerializeToString(), 'example 0 lacks the feature image/encoded'),
 ])
 def test_records_of_something_else(tmp_path, payload, message):
     path = str(tmp_path / 'other.record')
@@ -73,6 +77,87 @@ def test_records_of_something_else(tmp_path, payload, message):
         dataset.write_example(file, payload)
     with pytest.raises(UserError, match=message):
         input_pipeline.count_examples(path)
+
+
+def rewrite(path, record, **features):
+    """Writes the examples of a record again, features of the last one replaced (names without image/, None: left out).
+
+    Values are lists of bytes, of ints or of floats.
+    """
+    examples = [tf.train.Example.FromString(one) for one in tf.io.tf_record_iterator(record)]
+    for name, values in features.items():
+        del examples[-1].features.feature[f'image/{name}']
+        if values is not None:
+            kind = {bytes: 'bytes_list', int: 'int64_list', float: 'float_list'}[type(values[0])]
+            getattr(examples[-1].features.feature[f'image/{name}'], kind).value.extend(values)
+    with open(path, 'wb') as file:
+        for example in examples:
+            dataset.write_example(file, example.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.parametrize('features, message', [
+    ({'label': None}, 'lacks the feature image/label'),
+    ({'height': [b'100']}, 'the feature image/height is not one int64 value'),
+    ({'height': [100.0]}, 'the feature image/height is not one int64 value'),
+    ({'width': [60, 60]}, 'the feature image/width is not one int64 value'),
+    ({'encoded': [1]}, 'the feature image/encoded is not one bytes value'),
+    ({'height': [-100]}, 'is 60 x -100 pixels by'),
+    ({'height': [2 ** 62], 'width': [2 ** 62]}, 'its image/encoded is 60 x 100 pixels, by'),
+    ({'encoded': [b'']}, 'its image/encoded is no JPEG'),
+    ({'encoded': [b'\xff\xd8' + b'\xff' * 40]}, 'its image/encoded is no JPEG'),
+    ({'label': [b'GIF89a' + bytes(40)]}, 'its image/label is no PNG'),
+    ({'label': [encode(np.zeros((60, 100), np.uint8), format='PNG')]}, 'its image/label is 100 x 60 pixels, by'),
+    ({'filename': [b'\xff']}, 'its image/filename is no text'),
+    ({'filename': [b'\x1b[2J']}, 'its image/filename is no text'),
+])
+def test_every_example_is_checked_without_decoding(tmp_path, record, features, message):
+    with pytest.raises(UserError, match='bad.record: example 4') as raised:
+        input_pipeline.count_examples(rewrite(tmp_path / 'bad.record', record, **features))
+    assert message in str(raised.value) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'progressive': True}, {'restart_marker_rows': 1}, {'comment': b'x' * 60000},
+    {'exif': b'Exif\0\0' + bytes(60000)}, {'icc_profile': b'\xff\xc0' * 50000}])
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'CMYK'])
+def test_the_size_is_found_in_every_kind_of_jpeg(tmp_path, options, mode):
+    jpeg = io.BytesIO()
+    Image.new(mode, (70, 31)).save(jpeg, 'JPEG', **options)
+    label = encode(np.zeros((31, 70), np.uint8), format='PNG')
+    path = str(tmp_path / 'one.record')
+    for width, fits in ((70, True), (31, False)):
+        with open(path, 'wb') as file:
+            dataset.write_example(file, dataset.make_example(b'one', jpeg.getvalue(), label, 31, width))
+        if fits:
+            assert input_pipeline.count_examples(path) == 1
+        else:
+            with pytest.raises(UserError, match='image/encoded is 70 x 31 pixels, by image/width and .* 31 x 31'):
+                input_pipeline.count_examples(path)
+
+
+def test_what_does_not_fit_into_memory_is_refused_where_images_are_seen_whole(record, monkeypatch):
+    monkeypatch.setattr(input_pipeline, '_memory_bytes', lambda: 5999 * input_pipeline.BYTES_PER_PIXEL)
+    assert input_pipeline.count_examples(record) == 5
+    with pytest.raises(UserError, match='example 4: 60 x 100 pixels are more than the 0 million that fit into'):
+        input_pipeline.count_examples(record, whole=True)  # the fifth has 6000 pixels, the others fewer
+
+
+def test_this_machines_memory_is_known():
+    with open('/proc/meminfo') as file:
+        kilobytes = int(file.readline().split()[1])
+    assert 2 ** 20 < input_pipeline._memory_bytes() <= kilobytes * 1024
+
+
+@pytest.mark.parametrize('value', [21, 254])
+def test_a_label_that_is_no_class_ends_reading(tmp_path, record, value):
+    label = np.zeros((100, 60), np.uint8)
+    label[50, 30] = value
+    path = rewrite(tmp_path / 'bad.record', record, label=[encode(label, format='PNG')])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r'no class in the label of.*image4'):
+        run_all(lambda: input_pipeline.whole_images(path))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r'no class in the label of.*image4'):
+        run_batches(path, 3, crop_size=100)
 
 
 def test_whole_images_come_in_order_at_true_size_with_void(record, pairs):
