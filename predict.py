@@ -137,10 +137,13 @@ def read_photo(path):
     Raises:
         UserError: it is no image, damaged, or too large; the message is one line with path and reason.
     """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe would be waited for
+        raise UserError(f'{path}: no file')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of half-large pictures and odd metadata: neither harms
             with Image.open(path, formats=FORMATS) as picture:
+                check_scans(path, picture)
                 return to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         reason = 'no image, or of a format that cannot be read; convert it to JPEG or PNG'
@@ -149,6 +152,14 @@ def read_photo(path):
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
     raise UserError(f'{path}: {reason}')
+
+
+def check_scans(path, picture):
+    """Raises ValueError for a JPEG of endless scans, which would take hours; `picture` is the opened file."""
+    if picture.info.get('progressive'):
+        with open(path, 'rb') as file:
+            if file.read(dataset.MAX_FILE_BYTES).count(dataset.JPEG_SCAN) > dataset.MAX_SCANS:
+                raise ValueError(f'has more than {dataset.MAX_SCANS} scans; save it anew')
 
 
 def to_rgb(picture):
@@ -297,12 +308,21 @@ def place_in_rows(extents, width, start, row_height):
 
 
 def write_results(stem, image, maps):
-    """Writes STEM.png, STEM_crfed.png if there is a refined map, and STEM_overlay.jpg of the better of the two."""
-    os.makedirs(os.path.dirname(stem), exist_ok=True)
-    utils.save_labels(f'{stem}.png', maps['plain'])
-    if 'crfed' in maps:
-        utils.save_labels(f'{stem}_crfed.png', maps['crfed'])
-    utils.save_image(f'{stem}_overlay.jpg', draw_overlay(image, maps.get('crfed', maps['plain'])))
+    """Writes STEM.png, STEM_crfed.png if there is a refined map, and STEM_overlay.jpg of the better of the two.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    overlay = draw_overlay(image, maps.get('crfed', maps['plain']))
+    try:
+        os.makedirs(os.path.dirname(stem), exist_ok=True)
+        utils.save_labels(f'{stem}.png', maps['plain'])
+        if 'crfed' in maps:
+            utils.save_labels(f'{stem}_crfed.png', maps['crfed'])
+        utils.save_image(f'{stem}_overlay.jpg', overlay)
+    except OSError as error:
+        raise UserError(f'{error.filename or stem}: cannot be written ({error.strerror}); free some space, or name '
+                        'another --output_dir') from None
 
 
 # ------------------------------------------------------------------------------------------- export

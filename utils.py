@@ -5,6 +5,7 @@ Nothing here knows of TensorFlow, records or checkpoints.
 import argparse
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -106,16 +107,32 @@ def error_map(image, labels, predictions, number_of_classes):
 
 def save_image(path, pixels):
     """Writes uint8 RGB [H, W, 3] as JPEG or PNG (by the path's ending), complete or not at all."""
-    with whole_file(path) as partial:
-        Image.fromarray(pixels).save(partial, quality=95, subsampling=0)
+    save_picture(path, Image.fromarray(pixels), quality=95, subsampling=0)
 
 
 def save_labels(path, labels):
     """Writes a label map uint8 [H, W] as palette PNG in VOC colours, complete or not at all."""
     picture = Image.fromarray(labels, 'L')
     picture.putpalette(voc_palette().tobytes())
-    with whole_file(path) as partial:
-        picture.save(partial)
+    save_picture(path, picture)
+
+
+def save_picture(path, picture, **options):
+    """Writes a Pillow image as PNG where the path ends so, else as JPEG, complete or not at all.
+
+    It is encoded in memory: Pillow's encoders write to a file themselves, and where the disk is full they tell no more
+    than "encoder error -2".
+
+    Raises:
+        OSError: it cannot be written; with the reason, and `path` as its file name.
+    """
+    file = io.BytesIO()
+    picture.save(file, 'PNG' if path.endswith('.png') else 'JPEG', **options)
+    try:
+        with whole_file(path) as partial, open(partial, 'wb') as opened:
+            opened.write(file.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 # ------------------------------------------------------------------------------------------- scores

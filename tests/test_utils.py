@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 
@@ -141,20 +142,24 @@ def test_save_labels_is_lossless_and_in_voc_colours(tmp_path):
     assert os.listdir(tmp_path) == ['labels.png']
 
 
-def test_save_image_that_fails_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / 'picture.jpg'
+@pytest.fixture
+def full_disk():
+    """Files may grow to 1000 bytes, as on a disk that is full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('name', ['picture.jpg', 'picture.png'])
+def test_save_image_that_fails_leaves_the_old_picture_and_nothing_else(tmp_path, full_disk, name):
+    path = tmp_path / name
     utils.save_image(str(path), np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()
-
-    def write_half(self, name, **options):
-        with open(name, 'wb') as file:
-            file.write(b'half')
-        raise OSError(28, 'No space left on device', name)
-
-    monkeypatch.setattr(Image.Image, 'save', write_half)
-    with pytest.raises(OSError, match='No space left'):
-        utils.save_image(str(path), np.ones((4, 4, 3), np.uint8))
-    assert os.listdir(tmp_path) == ['picture.jpg'] and path.read_bytes() == before
+    with pytest.raises(OSError, match='File too large') as raised:
+        utils.save_image(str(path), np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8))
+    assert raised.value.filename == str(path)
+    assert os.listdir(tmp_path) == [name] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize('argv, expected', [
