@@ -69,7 +69,8 @@ def read_weights(path, shapes):
         dict of variable names to float32 arrays of these shapes; without fc6, fc7, fc8 where the file has no top.
 
     Raises:
-        UserError: no such file, not HDF5, or a layer is missing, too much, or of another shape.
+        UserError: no such file, not HDF5, or a layer is missing, too much, of another shape, or not stored in the
+            file as it is.
     """
     if not os.path.isfile(path):
         raise utils.UserError(f'{path}: no such file')
@@ -80,7 +81,7 @@ def read_weights(path, shapes):
             has_top = any(layer in layers for layer in DENSE_LAYERS.values())
             return {name: read_tensor(path, layers, name, shape) for name, shape in shapes.items()
                     if has_top or not is_dense(name)}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, where the file is damaged
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:  # of damaged files
         raise utils.UserError(f'{path} is not a readable HDF5 file ({error})') from error
 
 
@@ -102,13 +103,43 @@ def find_layers(file):
     def visit(path, item):
         group = os.path.basename(path)
         if 'weight_names' in item.attrs:
-            names = [name.decode() if isinstance(name, bytes) else name for name in item.attrs['weight_names']]
-            layers[group] = dict(zip(('weights', 'biases'), map(item.get, names), strict=False))
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in item.attrs['weight_names']]
+            layers[group] = dict(zip(('weights', 'biases'), (get_inside(item, name) for name in names), strict=False))
         elif group == 'vars' and 'name' in item.attrs:
-            layers[item.attrs['name']] = {'weights': item.get('0'), 'biases': item.get('1')}
+            layers[item.attrs['name']] = {'weights': get_inside(item, '0'), 'biases': get_inside(item, '1')}
 
     file.visititems(visit)
     return layers
+
+
+def get_inside(group, path):
+    """What lies at a path below a group of an HDF5 file; None if there is nothing.
+
+    Raises:
+        UserError: a link on the way leads elsewhere; Keras writes none, and it may name any file of this machine.
+    """
+    for name in filter(None, path.split('/')):
+        link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise utils.UserError(f"{group.file.filename}: {name} is a link to elsewhere; give a file of Keras's VGG16")
+        group = group[name]
+    return group
+
+
+def check_storage(path, layer, stored):
+    """Raises UserError if an HDF5 dataset's values are not all in the file as they are, each in its place.
+
+    Another file could be any of this machine, and a few compressed bytes, or a chunk far larger than the dataset,
+    could fill the memory. Keras compresses nothing.
+    """
+    if stored.external or stored.is_virtual:
+        raise utils.UserError(f'{path}: the values of layer {layer} lie in another file; give one file that has all')
+    too_large = stored.chunks and math.prod(stored.chunks) > max(1, stored.size)
+    if too_large or stored.id.get_create_plist().get_nfilters():
+        raise utils.UserError(f'{path}: the values of layer {layer} are compressed; undo that with "h5repack -l CONTI '
+                              '-f NONE"')
 
 
 def check_layers(path, layers):
@@ -145,6 +176,7 @@ def read_tensor(path, layers, name, shape):
     if list(stored.shape) != stored_shape or stored.dtype.kind != 'f':
         raise utils.UserError(f'{path}: {kind} of layer {layer} are {stored.dtype} {list(stored.shape)}, '
                               f'VGG16 needs float32 {stored_shape}')
+    check_storage(path, layer, stored)
     values = stored[()].astype(np.float32, copy=False).reshape(shape)
     return values[:, :, ::-1] if name.endswith('conv1_1/weights') else values  # BGR to RGB
 
