@@ -12,6 +12,7 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import checkpoint_index
 from utils import UserError
 
 MAX_TO_KEEP = 3
@@ -50,7 +51,8 @@ def read_state(folder):
 
 def find_reason(error):
     """What a TensorFlow error says went wrong, one line of str: the rest of its message tells of the graph."""
-    lines = [re.sub(r'\{\{.*?\}\} *', '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
+    of_graph = r'\{\{.*?\}\} *|^Error in user-defined function .* iterator: \S+: '
+    lines = [re.sub(of_graph, '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
              if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:'))]
     return next((line[:200] for line in lines if line), type(error).__name__)
 
@@ -68,6 +70,7 @@ def read_shapes(checkpoint):
         UserError: the file is no TensorFlow checkpoint, or damaged.
     """
     try:
+        checkpoint_index.check_index(checkpoint)
         return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     except UNREADABLE:
         raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
@@ -148,6 +151,7 @@ def find_damage(checkpoint):
     if not tf.train.checkpoint_exists(checkpoint):
         return 'not there'
     try:
+        checkpoint_index.check_index(checkpoint)
         reader = tf.train.load_checkpoint(checkpoint)
         for name in sorted(reader.get_variable_to_shape_map()):
             value = reader.get_tensor(name)

@@ -502,7 +502,7 @@ def train(args):
     """
     with utils.StopSignals() as signals:
         num_examples = input_pipeline.count_examples(args.dataset_train)
-        num_val_examples = input_pipeline.count_examples(args.dataset_val)
+        num_val_examples = input_pipeline.count_examples(args.dataset_val, whole=True)
         train_dir, eval_dir = make_run_folder(args)
         with run_folder.lock(train_dir), tf.Graph().as_default():
             run_folder.remove_leftovers(args.output_dir)
