@@ -5,40 +5,65 @@
 The JPEG's own bytes go in unchanged; a mask becomes an 8-bit grey PNG of class indices in which void stays 255. The
 schema is in dataset.py. Layout and colour map of the masks: the PASCAL VOC development kit
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
-`--train_split trainaug --train_label_dir SegmentationClassAug`.
+`--train_split trainaug --train_label_dir SegmentationClassAug`. `--check` reads all and writes nothing; what it sees is
+judged in dataset_doctor.py.
 """
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import io
 import os
+import stat
 import struct
 import sys
+import unicodedata
 import warnings
 import zlib
 from typing import NamedTuple
 
 import cv2
+import google_crc32c
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+import dataset_doctor
 import utils
-from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES, make_example, write_example
+from dataset import (
+    CLASS_NAMES,
+    IGNORE_LABEL,
+    JPEG_SCAN,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    NUMBER_OF_CLASSES,
+    make_example,
+    write_example,
+)
+from dataset_doctor import Finding, Pair
 
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 GREY, PALETTE = 0, 3  # colour types of a PNG
 
 
+MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters
+
+
 class BadFileError(Exception):
-    """A picture that cannot be used. Its message is `path: reason`, one line."""
+    """A picture that cannot be used. Its message is `path: reason`, one line; `kind` says it in two words."""
+
+    def __init__(self, message, kind='unreadable'):
+        super().__init__(message)
+        self.kind = kind
 
 
 class Split(NamedTuple):
     """One half of the data, as the flags name it."""
     role: str  # 'train' or 'val', as in --train_split and fcn_train.record
     list_path: str  # text file, one id a line
+    data_dir: str  # what an id's files may not lead out of
     image_dir: str
     label_dir: str
 
@@ -86,7 +111,13 @@ def parse_args(argv=None):
                         help='threads that read and check pictures; the records do not depend on it')
     parser.add_argument('--skip_bad', action='store_true',
                         help='leave out pairs that cannot be used, instead of stopping without records')
-    return parser.parse_args(argv)
+    parser.add_argument('--check', action='store_true',
+                        help='read everything, tell what is wrong, and write nothing; exit code 1 if something is')
+    parser.add_argument('--check_json', metavar='FILE', help='with --check: write what was found to this file as well')
+    args = parser.parse_args(argv)
+    if args.check_json and not args.check:
+        parser.error('--check_json goes with --check')
+    return args
 
 
 def find_splits(args):
@@ -104,7 +135,7 @@ def find_splits(args):
             raise utils.UserError(f'{label_dir} is not a folder: name the one with the masks by --{role}_label_dir')
         list_name = getattr(args, f'{role}_split') + '.txt'
         list_path = os.path.join(args.data_dir, 'ImageSets', 'Segmentation', list_name)
-        splits.append(Split(role, list_path, image_dir, label_dir))
+        splits.append(Split(role, list_path, args.data_dir, image_dir, label_dir))
     return splits
 
 
@@ -113,8 +144,21 @@ def read_ids(split):
 
     UserError if the file is missing, empty or no text, or holds an id twice or one that is no plain file name.
     """
+    ids = read_list(split)
+    for _, problem in find_list_problems(split, ids):
+        raise utils.UserError(problem)
+    return ids
+
+
+def read_list(split):
+    """The lines of a split's file that are not empty, list of str; UserError if it is missing, empty or no text."""
     try:
+        if os.path.exists(split.list_path) and not os.path.isfile(split.list_path):  # a pipe would be waited for
+            raise utils.UserError(f'{split.list_path} is no file: it must hold one image id a line')
         with open(split.list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
+            if os.fstat(file.fileno()).st_size > MAX_LIST_BYTES:
+                raise utils.UserError(f'{split.list_path} is larger than {MAX_LIST_BYTES >> 20} MB: it must hold one '
+                                      'image id a line')
             ids = [line.strip() for line in file if line.strip()]
     except OSError as error:
         raise utils.UserError(f'{split.list_path}: {error.strerror}: name another list by --{split.role}_split, or '
@@ -123,32 +167,66 @@ def read_ids(split):
         raise utils.UserError(f'{split.list_path} is not UTF-8 text: it must hold one image id a line') from error
     if not ids:
         raise utils.UserError(f'{split.list_path} is empty: it must hold one image id a line')
-    check_ids(split, ids)
     return ids
 
 
-def check_ids(split, ids):
-    """UserError for the first id that could lead out of the data folder, or that the list holds twice."""
-    for image_id in ids:
-        if any(character in image_id for character in '/\\\0') or image_id in ('.', '..'):
-            raise utils.UserError(f'{split.list_path}: {image_id!r} is not an id: give the file name alone, without '
-                                  'folder and ending')
-    repeated = [image_id for image_id, times in collections.Counter(ids).items() if times > 1]
+def find_list_problems(split, ids):
+    """Yields (kind, message) for every line that is no id or could lead out of the data folder, and all that repeat."""
+    for image_id in filter(lambda image_id: not is_id(image_id), ids):
+        shown = image_id if len(image_id) < 80 else image_id[:80] + '...'
+        yield 'not an id', (f'{split.list_path}: {shown!r} is not an id: give the file name alone, without folder and '
+                            'ending')
+    repeated = [image_id for image_id, times in collections.Counter(ids).items() if times > 1 and is_id(image_id)]
     if repeated:
-        raise utils.UserError(f'{split.list_path} holds {repeated[0]} more than once: remove what is doubled '
+        yield 'repeated id', (f'{split.list_path} holds {repeated[0]} more than once: remove what is doubled '
                               f'({len(repeated)} in all)')
 
 
-def check_disjoint(splits, ids_by_split):
-    """UserError if an image is in both splits: a score on images seen in training says nothing."""
+def is_id(text):
+    """Whether a line can be the name of a file in a folder, and of nothing elsewhere; nor may it steer a terminal."""
+    return (text not in ('.', '..') and len(text) <= 200
+            and not any(character in '/\\' or unicodedata.category(character) == 'Cc' for character in text))
+
+
+def find_overlap(splits, ids_by_split):
+    """A problem, str, for each image that is in both splits: a score on images seen in training says nothing."""
     train_ids, val_ids = ids_by_split
     shared = sorted(set(train_ids) & set(val_ids))
-    if shared:
-        raise utils.UserError(f'{shared[0]} is in both {splits[0].list_path} and {splits[1].list_path}: remove it '
-                              f'from one ({len(shared)} in all)')
+    hint = " (SBD's own lists hold images of VOC's val)" if 'aug' in os.path.basename(splits[0].list_path) else ''
+    return [f'{image_id} is in both {splits[0].list_path} and {splits[1].list_path}: remove it from one '
+            f'({len(shared)} in all){hint}' for image_id in shared]
+
+
+def check_disjoint(splits, ids_by_split):
+    """UserError if an image is in both splits."""
+    for problem in find_overlap(splits, ids_by_split):
+        raise utils.UserError(problem)
 
 
 # ------------------------------------------------------------------------------------------- one pair
+
+
+def check_file(path, data_dir):
+    """BadFileError unless `path` is a file of a sane size that lies, once links are followed, where it may.
+
+    A link to a picture may not lead out of the data folder: a data set from elsewhere could have other files of this
+    machine copied into the records. The data folder itself and the folders in it may be links, as they often are.
+    """
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            real, folder = os.path.realpath(path), os.path.dirname(path)
+            if not any(real.startswith(os.path.join(os.path.realpath(root), '')) for root in (data_dir, folder)):
+                raise BadFileError(f'{path}: is a link that leads out of the data folder; copy the file, or link the '
+                                   'whole folder', 'link')
+            status = os.stat(path)
+    except OSError as error:
+        kind = 'missing' if isinstance(error, FileNotFoundError) else 'unreadable'
+        raise BadFileError(f'{path}: {error.strerror}', kind) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFileError(f'{path}: is no file')
+    if status.st_size > MAX_FILE_BYTES:
+        raise BadFileError(f'{path}: is larger than {MAX_FILE_BYTES >> 20} MB', 'too large')
 
 
 def read_picture(path, kind):
@@ -165,15 +243,23 @@ def read_picture(path, kind):
     try:
         with open(path, 'rb') as file:
             data = file.read()
-        if kind == 'PNG':
-            Image.open(io.BytesIO(data), formats=[kind]).verify()  # the checksums, which load() passes over
         picture = Image.open(io.BytesIO(data), formats=[kind])
         size = picture.size
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        if picture.info.get('progressive') and data.count(JPEG_SCAN) > MAX_SCANS:
+            raise ValueError(f'has more than {MAX_SCANS} scans; save it anew')
+        if kind == 'PNG':
+            picture.verify()  # the checksums, which load() passes over
+            picture = Image.open(io.BytesIO(data), formats=[kind])
         picture.draft(None, (1, 1))  # of a JPEG all bytes are decoded, but only an eighth made: enough to check it
         picture.load()
     except UnidentifiedImageError as error:
         raise BadFileError(f'{path}: is not a {kind} file, or its header is damaged') from error
-    except Exception as error:  # a decoder may raise nearly anything on damaged bytes, and a size that is a bomb
+    except Image.DecompressionBombError as error:
+        reason = f'more than {MAX_PIXELS // 10 ** 6} million pixels; scale it down'
+        raise BadFileError(f'{path}: {reason}', 'too large') from error
+    except Exception as error:  # a decoder may raise nearly anything on damaged bytes
         reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         raise BadFileError(f'{path}: {" ".join(reason.split())}') from error
     return data, picture, size
@@ -223,7 +309,8 @@ def decode_label(picture, bit_depth, path):
     if picture.mode in ('RGB', 'RGBA'):
         return decode_colours(np.asarray(picture)[:, :, :3], path)
     if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
-        raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB')
+        raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB',
+                           'kind of mask')
     labels = np.asarray(picture)
     if picture.mode == 'L' and bit_depth < 8:
         labels = labels // (255 // (2 ** bit_depth - 1))  # Pillow stretches 2 and 4 bits of grey to 0..255
@@ -234,7 +321,8 @@ def decode_label(picture, bit_depth, path):
 
 def wrong_class(path, value):
     """The BadFileError of a mask with a value that is no class."""
-    return BadFileError(f'{path}: class {value} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}')
+    return BadFileError(f'{path}: class {value} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}',
+                        'class out of range')
 
 
 def decode_colours(colours, path):
@@ -256,7 +344,7 @@ def decode_colours(colours, path):
     unknown = packed[labels == unmapped]
     if unknown.size:
         colour = tuple(int(unknown[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise BadFileError(f'{path}: colour {colour} is not in the VOC colour map')
+        raise BadFileError(f'{path}: colour {colour} is not in the VOC colour map', 'unknown colour')
     return labels
 
 
@@ -266,19 +354,29 @@ def pack_colours(colours):
     return red << 16 | green << 8 | blue
 
 
+def find_pair(split, image_id):
+    """The paths of an image and its mask."""
+    return os.path.join(split.image_dir, image_id + '.jpg'), os.path.join(split.label_dir, image_id + '.png')
+
+
+def describe_mismatch(label_path, image_size, label_size):
+    """The problem of a mask whose image has another size; both (width, height)."""
+    return '{}: is {} x {} pixels, its image {} x {}'.format(label_path, *label_size, *image_size)
+
+
 def convert_pair(split, image_id):
     """One image and its mask as `Converted`; a pair that cannot be used becomes its `problem`, never an exception."""
-    image_path = os.path.join(split.image_dir, image_id + '.jpg')
-    label_path = os.path.join(split.label_dir, image_id + '.png')
+    image_path, label_path = find_pair(split, image_id)
     try:
+        check_file(image_path, split.data_dir)
+        check_file(label_path, split.data_dir)
         jpeg_bytes, _, (image_width, image_height) = read_picture(image_path, 'JPEG')
         label = read_label(label_path)
     except BadFileError as error:
         return Converted(problem=str(error))
     width, height = label.size
     if (image_width, image_height) != (width, height):
-        return Converted(problem=f'{label_path}: is {width} x {height} pixels, its image '
-                                 f'{image_width} x {image_height}')
+        return Converted(problem=describe_mismatch(label_path, (image_width, image_height), label.size))
     return Converted(make_example(image_id.encode(), jpeg_bytes, label.png, height, width), label.pixels)
 
 
@@ -299,6 +397,90 @@ def map_in_order(function, items, num_workers):
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+# ------------------------------------------------------------------------------------------- --check
+
+
+def look_at_pair(split, image_id):
+    """An image and its mask as a `dataset_doctor.Pair`; whatever is wrong becomes its faults, never an exception."""
+    image_path, label_path = find_pair(split, image_id)
+    faults, image, mask = [], {}, {}
+    try:
+        check_file(image_path, split.data_dir)
+        image = look_at_image(image_path)
+    except BadFileError as error:
+        faults.append(Finding(error.kind, str(error)))
+    try:
+        check_file(label_path, split.data_dir)
+        label = read_label(label_path)
+        mask = look_at_mask(label_path, label.pixels)
+        if image and image['size'] != label.size:
+            faults.append(Finding('size mismatch', describe_mismatch(label_path, image['size'], label.size)))
+    except BadFileError as error:
+        faults.append(Finding(error.kind, str(error)))
+    return Pair(image_id, image_path, faults, **image, **mask)
+
+
+def look_at_image(path):
+    """`size` and `checksum` of a Pair; BadFileError if the image cannot be used."""
+    _, coarse, size = read_picture(path, 'JPEG')
+    return {'size': size, 'checksum': google_crc32c.value(coarse.tobytes())}
+
+
+def look_at_mask(path, pixels):
+    """`mask_kind`, `pixels` and `odd_palette` of a Pair, from a mask's path and its Label's pixels."""
+    with Image.open(path, formats=['PNG']) as picture:
+        kind = {'P': 'palette', 'RGB': 'colour', 'RGBA': 'colour'}.get(picture.mode, 'grey')
+    return {'mask_kind': kind, 'pixels': pixels,
+            'odd_palette': dataset_doctor.describe_palette(path, pixels) if kind == 'palette' else ''}
+
+
+def check(splits, num_workers):
+    """Looks at all that the lists name, and at the lists; stops at nothing but a list that cannot be read.
+
+    Returns:
+        `dataset_doctor.Diagnosis`.
+    """
+    lists = [read_list(split) for split in splits]
+    faults = [Finding(*problem) for split, ids in zip(splits, lists) for problem in find_list_problems(split, ids)]
+    usable = [list(dict.fromkeys(filter(is_id, ids))) for ids in lists]
+    faults += [Finding('id in both lists', problem) for problem in find_overlap(splits, usable)]
+    pairs = []
+    for split, ids in zip(splits, usable):
+        results = map_in_order(functools.partial(look_at_pair, split), ids, num_workers)
+        name = os.path.basename(split.list_path)
+        pairs.append(list(tqdm(results, desc=f'looking at {name}', total=len(ids), unit='image')))
+    return dataset_doctor.diagnose([os.path.basename(split.list_path) for split in splits], list(map(len, lists)),
+                                   faults, pairs, count_unlisted(splits, usable))
+
+
+def count_unlisted(splits, ids_by_split):
+    """How many masks of the splits' folders are in neither list, int."""
+    folders = {split.label_dir for split in splits}
+    known = {image_id + '.png' for ids in ids_by_split for image_id in ids}
+    return sum(name.endswith('.png') and name not in known for folder in folders for name in os.listdir(folder))
+
+
+def tell(splits, diagnosis, json_path):
+    """Prints a diagnosis, and writes it to `json_path` if there is one; UserError if it has faults."""
+    summaries = [Summary(sum(not pair.faults for pair in pairs), dataset_doctor.sum_pixels(pairs), [])
+                 for pairs in diagnosis.pairs]
+    print(format_table(diagnosis.lists, summaries))
+    print(dataset_doctor.format_diagnosis(diagnosis))
+    if json_path:
+        try:
+            utils.save_json(json_path, dataset_doctor.as_json(diagnosis))
+        except OSError as error:
+            raise utils.UserError(f'--check_json {json_path}: {error.strerror}: name a file in a folder you can write '
+                                  'to') from error
+    if diagnosis.faults:
+        count = '1 fault' if len(diagnosis.faults) == 1 else f'{len(diagnosis.faults)} faults'
+        raise utils.UserError(f'{count}: training would go wrong; mend what is listed above')
+    print('no fault: ready to convert')
+
+
+# ------------------------------------------------------------------------------------------- writing a split
 
 
 def convert_split(split, ids, record_path, num_workers):
@@ -369,24 +551,27 @@ def check_problems(splits, summaries, skip_bad):
         print(f'{len(problems)} of {total} images left out', file=sys.stderr)
 
 
-def format_table(splits, summaries):
+def format_table(titles, summaries):
     """Images, pixels a class and share of all pixels, a pair of columns for each split; str of many lines."""
-    lines = [' ' * 12 + ''.join(f'{split.record_name:>26}' for split in splits),
+    lines = [' ' * 12 + ''.join(f'{title:>26}' for title in titles),
              f'{"images":12}' + ''.join(f'{summary.images:>26,}' for summary in summaries)]
     rows = [*enumerate(CLASS_NAMES), (IGNORE_LABEL, 'void')]
     for value, name in rows:
-        cells = (f'{summary.pixels[value]:>17,}{summary.pixels[value] / summary.pixels.sum():>9.2%}'
+        cells = (f'{summary.pixels[value]:>17,}{summary.pixels[value] / max(summary.pixels.sum(), 1):>9.2%}'
                  for summary in summaries)
         lines.append(f'{name:12}' + ''.join(cells))
     return '\n'.join(lines)
 
 
 def main(argv=None):
-    """Converts both splits; the records take their final names only when both are complete."""
+    """Converts both splits; the records take their final names only when both are complete. Or checks them."""
     args = parse_args(argv)
     # Pillow warns of very large pictures and odd EXIF, without the file's name; neither keeps an image out.
     warnings.filterwarnings('ignore', module='PIL')
     splits = find_splits(args)
+    if args.check:
+        tell(splits, check(splits, args.num_workers), args.check_json)
+        return
     ids_by_split = [read_ids(split) for split in splits]
     check_disjoint(splits, ids_by_split)
     names = [split.record_name for split in splits]
@@ -395,7 +580,7 @@ def main(argv=None):
         summaries = [convert_split(split, ids, path, args.num_workers)
                      for split, ids, path in zip(splits, ids_by_split, paths)]
         check_problems(splits, summaries, args.skip_bad)
-    print(format_table(splits, summaries))
+    print(format_table(names, summaries))
 
 
 if __name__ == '__main__':

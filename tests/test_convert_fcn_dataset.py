@@ -327,7 +327,7 @@ def grey_with_alpha(voc):
 
 def mask_is_a_bomb(voc):
     mask_of(voc, 'b').write_bytes(grey_png(60000, 60000, 8, [b'']))
-    return mask_of(voc, 'b'), '3600000000 pixels'
+    return mask_of(voc, 'b'), 'more than 67 million pixels'
 
 
 def jpeg_is_a_bomb(voc):
@@ -335,12 +335,56 @@ def jpeg_is_a_bomb(voc):
     size = data.index(b'\xff\xc0') + 5  # marker, length and precision come before height and width
     data[size:size + 4] = b'\xea\x60\xea\x60'
     jpeg_of(voc, 'b').write_bytes(data)
-    return jpeg_of(voc, 'b'), '3600000000 pixels'
+    return jpeg_of(voc, 'b'), 'more than 67 million pixels'
 
 
-BAD_PAIRS = [drop_jpeg, drop_mask, cut_jpeg, cut_large_jpeg, cut_mask, mask_with_wrong_checksum, empty_jpeg,
-             png_as_jpeg, jpeg_as_mask, other_size, class_too_high, deep_class_that_wraps_to_0, grey_with_alpha,
-             mask_is_a_bomb, jpeg_is_a_bomb]
+def mask_of_many_pixels(voc):
+    """Below Pillow's own limit, and no more than 80 kB; the JPEG is never looked at."""
+    Image.new('P', (8192, 8193)).save(mask_of(voc, 'b'))
+    return mask_of(voc, 'b'), 'more than 67 million pixels'
+
+
+def large_file(voc):
+    with open(jpeg_of(voc, 'b'), 'ab') as file:
+        file.truncate(2 ** 28 + 1)
+    return jpeg_of(voc, 'b'), 'is larger than 256 MB'
+
+
+def pipe(voc):
+    jpeg_of(voc, 'b').unlink()
+    os.mkfifo(jpeg_of(voc, 'b'))
+    return jpeg_of(voc, 'b'), 'is no file'
+
+
+def folder_as_mask(voc):
+    mask_of(voc, 'b').unlink()
+    mask_of(voc, 'b').mkdir()
+    return mask_of(voc, 'b'), 'is no file'
+
+
+def link_out(voc):
+    outside = voc.parent / 'secret.jpg'
+    jpeg_of(voc, 'b').rename(outside)
+    jpeg_of(voc, 'b').symlink_to(outside)
+    return jpeg_of(voc, 'b'), 'is a link that leads out of the data folder'
+
+
+def relative_mask_link_out(voc):
+    mask_of(voc, 'b').rename(voc.parent / 'VOC2012-secret.png')  # the folder's name is a part of this one
+    mask_of(voc, 'b').symlink_to('../../VOC2012-secret.png')
+    return mask_of(voc, 'b'), 'is a link that leads out of the data folder'
+
+
+def link_to_itself(voc):
+    mask_of(voc, 'b').unlink()
+    mask_of(voc, 'b').symlink_to('b.png')
+    return mask_of(voc, 'b'), 'Too many levels of symbolic links'
+
+
+BAD_PAIRS = [mask_of_many_pixels, large_file, pipe, folder_as_mask, link_out, relative_mask_link_out, link_to_itself,
+             drop_jpeg, drop_mask, cut_jpeg, cut_large_jpeg, cut_mask, mask_with_wrong_checksum, empty_jpeg,
+             png_as_jpeg, jpeg_as_mask, other_size, class_too_high, deep_class_that_wraps_to_0,
+             grey_with_alpha, mask_is_a_bomb, jpeg_is_a_bomb]
 
 
 @pytest.mark.parametrize('spoil', BAD_PAIRS)
@@ -383,13 +427,33 @@ def test_a_split_with_nothing_usable_fails_even_with_skip_bad(voc):
     assert_no_records(voc.parent / 'out')
 
 
+# ------------------------------------------------------------------------------------------- links that may be
+
+
+def test_folders_may_be_links_and_files_links_inside_the_data_folder(voc):
+    elsewhere = voc.parent / 'elsewhere'
+    elsewhere.mkdir()
+    plain = [(run(voc) / name).read_bytes() for name in RECORDS]
+    for name in ('JPEGImages', 'SegmentationClass'):
+        (voc / name).rename(elsewhere / name)
+        (voc / name).symlink_to(elsewhere / name)
+    mask_of(voc, 'b').rename(voc / 'b.png')
+    mask_of(voc, 'b').symlink_to(voc / 'b.png')  # out of the linked folder, into the data folder
+    (elsewhere / 'JPEGImages' / 'c.jpg').rename(elsewhere / 'JPEGImages' / 'other.jpg')
+    (elsewhere / 'JPEGImages' / 'c.jpg').symlink_to('other.jpg')
+    link = voc.parent / 'link'
+    link.symlink_to(voc)
+    assert [(run(folder) / name).read_bytes() for folder in (voc, link) for name in RECORDS] == plain * 2
+
+
 # ------------------------------------------------------------------------------------------- the user's mistakes
 
 
 @pytest.mark.parametrize('ids, reason', [
     ('abb', 'holds b more than once'), ('', 'is empty'), (['a', '../../secret'], "'../../secret' is not an id"),
     (['/etc/passwd'], "'/etc/passwd' is not an id"), (['..'], "'..' is not an id"),
-    (['x\\y'], 'is not an id'), ('ad', 'd is in both'), (['a', '\0'], 'is not an id')])
+    (['x\\y'], 'is not an id'), (['a', '\x1b[2J'], 'is not an id'), (['a' * 201], "aaa...' is not an id"),
+    ('ad', 'd is in both'), (['a', '\0'], 'is not an id')])
 def test_bad_split_file_is_refused_by_name(voc, ids, reason):
     write_split(voc, 'train', ids)
     with pytest.raises(UserError) as caught:
@@ -409,6 +473,18 @@ def test_split_file_may_have_blank_lines_windows_line_ends_and_a_byte_order_mark
 def test_split_file_that_is_no_text_is_refused(voc):
     (voc / 'ImageSets' / 'Segmentation' / 'train.txt').write_bytes(b'\xff\xfe\x00')
     with pytest.raises(UserError, match='train.txt is not UTF-8 text'):
+        run(voc)
+
+
+def test_split_file_is_a_file_of_sane_size(voc):
+    path = voc / 'ImageSets' / 'Segmentation' / 'train.txt'
+    with open(path, 'ab') as file:
+        file.truncate(2 ** 25 + 1)
+    with pytest.raises(UserError, match='train.txt is larger than 32 MB'):
+        run(voc)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match='train.txt is no file'):
         run(voc)
 
 
