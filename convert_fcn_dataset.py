@@ -291,8 +291,8 @@ def as_grey_png(data):
     So a mask need not be compressed anew, which would take as long as reading and checking it. Source: the chapters
     "Chunk layout" and "IHDR Image header" of the W3C's PNG specification.
     """
-    chunks, position = [data[:8]], 8
-    while position < len(data):
+    chunks, position, kind = [data[:8]], 8, b''
+    while kind != b'IEND':  # what follows is no part of the picture
         length, kind = struct.unpack_from('>I4s', data, position)
         end = position + 12 + length
         if kind == b'IHDR':

@@ -181,6 +181,8 @@ def test_an_8_bit_mask_keeps_its_compressed_pixels_and_nothing_else(voc):
     picture.save(mask_of(voc, 'a'), dpi=(72, 72))
     source = chunks_of(mask_of(voc, 'a').read_bytes())
     assert {b'PLTE', b'tRNS', b'pHYs'} < {kind for kind, _ in source}
+    with open(mask_of(voc, 'a'), 'ab') as file:
+        file.write(b'more')  # behind the end
     label = chunks_of(read_record(run(voc) / 'fcn_train.record')[0]['image/label'][0])
     header = struct.pack('>IIBBBBB', 4, 3, 8, 0, 0, 0, 0)  # 4 wide, 3 high, 8 bits, grey
     assert label == [(b'IHDR', header), (b'IDAT', dict(source)[b'IDAT']), (b'IEND', b'')]
