@@ -5,8 +5,10 @@ The table: a maker's name says what is wrong, its decorator the program, the lin
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,11 +19,13 @@ from conftest import draw_pair, encode
 import convert_fcn_dataset
 import dataset
 import evaluate
+import input_pipeline
 import predict
 import train
 import utils
 from tools import convert_vgg_weights
 
+ROOT = Path(__file__).resolve().parent.parent
 MEMORY_BOUND = 2 ** 28  # bytes that an input of the table may take beyond what the program has before
 CASES = []
 
@@ -681,3 +685,81 @@ def test_the_table_is_long():
 def test_the_planted_pickle_would_tell(tmp_path):
     pickle.loads(pickle.dumps(Planted(str(tmp_path / 'planted')))).close()
     assert (tmp_path / 'planted').exists()
+
+
+# ------------------------------------------------------------------------------------------- the largest that is taken
+
+
+def test_converting_the_largest_picture_is_bounded(folder):
+    """A mask and a JPEG of 67 million pixels each, 0.1 and 1 MB of file: with one thread, 1 GB is enough."""
+    image_of(folder).write_bytes(jpeg(8192, 8192, progressive=True))
+    mask_of(folder).write_bytes(encode(np.zeros((8192, 8192), np.uint8), format='PNG'))
+    program = ('import resource, sys, convert_fcn_dataset; convert_fcn_dataset.main(sys.argv[1:]); '
+               'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+    done = subprocess.run([sys.executable, '-c', program, '--data_dir', folder / 'VOC', '--output_dir', folder / 'out',
+                           '--num_workers', '1'], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 2 ** 20  # kilobytes
+    assert input_pipeline.count_examples(str(folder / 'out' / 'fcn_train.record')) == 2
+
+
+# ------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Function of a size in kB to the folder of a file system of that size, empty."""
+    mounted = []
+
+    def mount(kilobytes):
+        folder = tmp_path / 'disk'
+        folder.mkdir()
+        command = ['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'tmpfs', folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f'no small file system can be mounted here: {done.stderr.strip()}')
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(['umount', folder], check=True)
+
+
+def test_a_full_disk_under_the_records(folder, small_disk, monkeypatch, capfd):
+    disk = small_disk(4)
+    argv = ['--data_dir', str(folder / 'VOC'), '--output_dir', str(disk)]
+    code, lines = run(convert_fcn_dataset, argv, monkeypatch, capfd)
+    assert code == 1 and os.listdir(disk) == []
+    assert lines[-1] == ('convert_fcn_dataset.py: error: cannot write fcn_val.record (No space left on device): free '
+                         'space or name another --output_dir')
+
+
+@pytest.mark.parametrize('fill, left, named', [
+    (4, ['fill'], 'photo.png'), (0, ['fill', 'photo.png'], 'photo_overlay.jpg')])
+def test_a_full_disk_under_the_pictures(fill, left, named, folder, trained, small_disk, monkeypatch, capfd):
+    disk = small_disk(4)
+    (disk / 'fill').write_bytes(bytes(1024 * fill))
+    (folder / 'photo').write_bytes(jpeg(3000, 300))
+    argv = ['--checkpoint_path', str(trained / 'train'), '--images', str(folder / 'photo'), '--output_dir', str(disk),
+            '--max_side', '500']
+    code, lines = run(predict, argv, monkeypatch, capfd)
+    assert code == 1 and sorted(os.listdir(disk)) == left
+    assert lines[-1] == (f'predict.py: error: {disk / named}: cannot be written (No space left on device); free some '
+                         'space, or name another --output_dir')
+
+
+def test_a_full_disk_under_the_export(trained, small_disk, monkeypatch, capfd):
+    disk = small_disk(4000)
+    argv = ['--checkpoint_path', str(trained / 'train'), '--export', str(disk)]
+    code, lines = run(predict, argv, monkeypatch, capfd)
+    assert code == 1 and os.listdir(disk) == []
+    assert lines[-1].startswith(f'predict.py: error: --export {disk}: cannot be written (')
+    assert 'No space left on device' in lines[-1] and len(lines[-1]) < 400
+
+
+def test_a_full_disk_under_the_weights(small_disk, tmp_path, monkeypatch, capfd):
+    disk = small_disk(4000)
+    argv = ['--source', 'hed', '--output', str(disk / 'vgg_16.ckpt')]
+    code, lines = run(convert_vgg_weights, argv, monkeypatch, capfd)
+    assert code == 1 and os.listdir(disk) == []
+    assert 'is the disk full?' in lines[-1]
