@@ -17,7 +17,6 @@ import os
 import stat
 import struct
 import sys
-import unicodedata
 import warnings
 import zlib
 from typing import NamedTuple
@@ -185,7 +184,7 @@ def find_list_problems(split, ids):
 def is_id(text):
     """Whether a line can be the name of a file in a folder, and of nothing elsewhere; nor may it steer a terminal."""
     return (text not in ('.', '..') and len(text) <= 200
-            and not any(character in '/\\' or unicodedata.category(character) == 'Cc' for character in text))
+            and not any(character in '/\\' or utils.is_control(character) for character in text))
 
 
 def find_overlap(splits, ids_by_split):

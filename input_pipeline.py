@@ -8,7 +8,6 @@ seconds and 600 MB, for the conversion and the results page have no use for it.
 import os
 import struct
 import sys
-import unicodedata
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -16,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 import dataset
 from dataset import IGNORE_LABEL
-from utils import UserError
+from utils import UserError, is_control
 
 # How to parse an example: what the network needs of the schema in dataset.py.
 FEATURES = {
@@ -116,7 +115,7 @@ def _check_example(place, serialized, max_pixels, cure):
             raise UserError(f'{place}: the feature {name} is not one {kind.removesuffix("_list")} value; {cure}')
         values[name] = found[0]
     name = values['image/filename'].decode(errors='replace')
-    if any(character == '\ufffd' or unicodedata.category(character) == 'Cc' for character in name):
+    if any(character == '\ufffd' or is_control(character) for character in name):
         raise UserError(f'{place}: its image/filename is no text; {cure}')  # or text that steers a terminal
     _check_sizes(place, values, max_pixels, cure)
 

@@ -144,7 +144,8 @@ def read_photo(path):
             warnings.simplefilter('ignore')  # of half-large pictures and odd metadata: neither harms
             with Image.open(path, formats=FORMATS) as picture:
                 check_scans(path, picture)
-                return to_rgb(ImageOps.exif_transpose(picture))
+                ImageOps.exif_transpose(picture, in_place=True)  # each copy of the largest takes 0.7 GB
+                return to_rgb(picture)
     except UnidentifiedImageError:
         reason = 'no image, or of a format that cannot be read; convert it to JPEG or PNG'
     except Image.DecompressionBombError:
@@ -170,7 +171,7 @@ def to_rgb(picture):
     if picture.has_transparency_data:
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-    return np.array(picture.convert('RGB'))
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
 
 
 def deep_grey_to_8_bits(values, full_scale):

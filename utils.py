@@ -338,6 +338,11 @@ def save_json(path, content):
 # ------------------------------------------------------------------------------------------- programs
 
 
+def is_control(character):
+    """Whether a character steers a terminal instead of standing on it: Unicode's category Cc."""
+    return character < ' ' or '\x7f' <= character <= '\x9f'
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with the defaults in its help, no guessed abbreviations, and one line for a bad flag (exit code 2)."""
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import write_record
+from conftest import draw_pair, encode, write_record
 from PIL import Image
 
 import checkpoints
@@ -587,8 +587,10 @@ def write_class_30(path):
 
 
 def write_truncated_jpeg(path):
+    image, label = draw_pair(40, 40, 0)
     with open(path, 'wb') as file:
-        dataset.write_example(file, dataset.make_example(b'a', b'\xff\xd8\xff\xe0 no JPEG', b'no PNG', 40, 40))
+        dataset.write_example(file, dataset.make_example(b'a', encode(image, format='JPEG')[:-200],
+                                                         encode(label, format='PNG'), 40, 40))
     return str(path)
 
 
@@ -598,7 +600,7 @@ def test_an_output_folder_that_is_a_file(record, tmp_path):
         train.main(short_run(record, tmp_path / 'file', '--max_steps', 1))
 
 
-@pytest.mark.parametrize('write, reason', [(write_class_30, 'label value of 30'), (write_truncated_jpeg, 'JPEG')])
+@pytest.mark.parametrize('write, reason', [(write_class_30, 'no class in the label of'), (write_truncated_jpeg, 'JPEG')])
 def test_a_record_that_cannot_be_trained_on_is_named(tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
     with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:

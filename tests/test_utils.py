@@ -2,6 +2,7 @@ import os
 import resource
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -140,6 +141,11 @@ def test_save_labels_is_lossless_and_in_voc_colours(tmp_path):
     assert picture.mode == 'P' and picture.getpalette()[3 * 15:3 * 16] == [192, 128, 128]
     np.testing.assert_array_equal(np.array(picture), labels)
     assert os.listdir(tmp_path) == ['labels.png']
+
+
+def test_control_characters_are_unicodes():
+    found = {chr(code) for code in range(0x110000) if utils.is_control(chr(code))}
+    assert found == {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == 'Cc'}
 
 
 @pytest.fixture
