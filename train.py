@@ -24,8 +24,6 @@ import tensorflow.compat.v1 as tf
 import tf_slim as slim
 import tqdm
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-from tensorflow.python.framework import test_util
-from tensorflow.python.util import _pywrap_utils
 
 import crf
 import dataset
@@ -748,19 +746,12 @@ def session_config(args=None):
     if args and args.xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     if args and args.mixed_precision:
-        rewrites.auto_mixed_precision = RewriterConfig.ON  # float16, on GPUs
-        if has_bfloat16():
-            rewrites.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+        rewrites.auto_mixed_precision = RewriterConfig.ON  # on GPUs only
     return config
 
 
 def has_gpu():
     return bool(tf.config.list_physical_devices('GPU'))
-
-
-def has_bfloat16():
-    """Whether the CPU computes in bfloat16; TensorFlow gives no public name to that question."""
-    return test_util.IsMklEnabled() and _pywrap_utils.IsDataTypeSupportedByOneDNNOnThisCPU(tf.bfloat16)
 
 
 def prepare_arithmetic(args):
@@ -770,8 +761,7 @@ def prepare_arithmetic(args):
     if args.mixed_precision:
         print('--mixed_precision: ' + (
             'convolutions in float16 on the GPU' if has_gpu() else
-            'convolutions in bfloat16 on the CPU' if has_bfloat16() else
-            'no GPU, and a CPU without bfloat16: the arithmetic stays float32, the loss is scaled all the same'))
+            'no GPU: the arithmetic stays float32, the loss is scaled all the same'))
     if args.xla:
         os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'
 
@@ -805,8 +795,7 @@ def parse_args(argv=None):
     parser.add_argument('--summary_steps', type=utils.non_negative_int, default=100,
                         help='steps between gradient histograms for TensorBoard; 0: none')
     parser.add_argument('--mixed_precision', action='store_true',
-                        help='convolutions in float16 (GPU) or bfloat16 (CPUs that have it), with loss scaling; '
-                             'weights stay float32')
+                        help='convolutions in float16 on a GPU, with loss scaling; weights stay float32')
     parser.add_argument('--xla', action='store_true',
                         help='compile the training step by XLA; the first steps then take longer')
     parser.add_argument('--deterministic', action='store_true',

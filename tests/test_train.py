@@ -600,7 +600,8 @@ def test_an_output_folder_that_is_a_file(record, tmp_path):
         train.main(short_run(record, tmp_path / 'file', '--max_steps', 1))
 
 
-@pytest.mark.parametrize('write, reason', [(write_class_30, 'no class in the label of'), (write_truncated_jpeg, 'JPEG')])
+@pytest.mark.parametrize('write, reason', [
+    (write_class_30, 'no class in the label of'), (write_truncated_jpeg, 'JPEG')])
 def test_a_record_that_cannot_be_trained_on_is_named(tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
     with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:
