@@ -32,11 +32,11 @@ import utils
 from dataset import (
     CLASS_NAMES,
     IGNORE_LABEL,
-    JPEG_SCAN,
     MAX_FILE_BYTES,
     MAX_PIXELS,
     MAX_SCANS,
     NUMBER_OF_CLASSES,
+    has_endless_scans,
     make_example,
     write_example,
 )
@@ -45,8 +45,6 @@ from dataset_doctor import Finding, Pair
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 GREY, PALETTE = 0, 3  # colour types of a PNG
-
-
 MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters
 
 
@@ -246,7 +244,7 @@ def read_picture(path, kind):
         size = picture.size
         if picture.width * picture.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        if picture.info.get('progressive') and data.count(JPEG_SCAN) > MAX_SCANS:
+        if picture.info.get('progressive') and has_endless_scans(data):
             raise ValueError(f'has more than {MAX_SCANS} scans; save it anew')
         if kind == 'PNG':
             picture.verify()  # the checksums, which load() passes over

@@ -28,8 +28,12 @@ IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no
 MAX_PIXELS = 2 ** 26  # of an image or a mask
 MAX_FILE_BYTES = 2 ** 28  # of an image's or a mask's file
 MAX_SCANS = 1000  # of a JPEG: each of 20 bytes may be a pass over the whole image, and ten are usual
-JPEG_SCAN = b'\xff\xda'  # begins one; in pixels these two bytes never meet
 MAX_EXAMPLE_BYTES = 2 * MAX_FILE_BYTES + 2 ** 20
+
+
+def has_endless_scans(jpeg_bytes):
+    """Whether a progressive JPEG's bytes hold more passes over the image than MAX_SCANS."""
+    return jpeg_bytes.count(b'\xff\xda') > MAX_SCANS  # what begins a scan; in pixels these two bytes never meet
 
 
 def make_example(filename, jpeg_bytes, label_png_bytes, height, width):

@@ -156,7 +156,7 @@ def _jpeg_size(data):
 
 def _has_endless_scans(data):
     """Whether a JPEG that has a frame header is progressive, with more than dataset.MAX_SCANS passes over the image."""
-    return data[_find_frame(data) + 1] & 3 == 2 and data.count(dataset.JPEG_SCAN) > dataset.MAX_SCANS
+    return data[_find_frame(data) + 1] & 3 == 2 and dataset.has_endless_scans(data)
 
 
 def _find_frame(data):

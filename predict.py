@@ -159,7 +159,7 @@ def check_scans(path, picture):
     """Raises ValueError for a JPEG of endless scans, which would take hours; `picture` is the opened file."""
     if picture.info.get('progressive'):
         with open(path, 'rb') as file:
-            if file.read(dataset.MAX_FILE_BYTES).count(dataset.JPEG_SCAN) > dataset.MAX_SCANS:
+            if dataset.has_endless_scans(file.read(dataset.MAX_FILE_BYTES)):
                 raise ValueError(f'has more than {dataset.MAX_SCANS} scans; save it anew')
 
 

@@ -128,11 +128,8 @@ def save_picture(path, picture, **options):
     """
     file = io.BytesIO()
     picture.save(file, 'PNG' if path.endswith('.png') else 'JPEG', **options)
-    try:
-        with whole_file(path) as partial, open(partial, 'wb') as opened:
-            opened.write(file.getbuffer())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
+    with whole_file(path) as partial, open(partial, 'wb') as opened:
+        opened.write(file.getbuffer())
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -304,7 +301,7 @@ def whole_file(path):
     folder, name = os.path.split(path)
     partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same page at once
     try:
-        with naming_file(path):
+        with naming_file(path, partial):
             yield partial
         os.replace(partial, path)
     except BaseException:
@@ -314,12 +311,12 @@ def whole_file(path):
 
 
 @contextlib.contextmanager
-def naming_file(path):
-    """Has an OSError that names no file, as those of a full disk do, name this one."""
+def naming_file(path, partial=None):
+    """Has an OSError that names no file, as those of a full disk do, or the temporary `partial`, name `path`."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename in (None, partial):
             error.filename = path
         raise
 

@@ -1,5 +1,8 @@
 """Small records for the tests: each image is painted from its own label, so that a test can tell whether they match."""
+import contextlib
 import io
+import resource
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,6 +13,30 @@ import dataset
 import train
 
 SIZES = ((70, 50), (64, 64), (40, 90), (33, 47), (100, 60))  # height, width
+
+
+@contextlib.contextmanager
+def limit_file_size(size):
+    """Files may grow to so many bytes, as on a full disk. No fixture: what pytest prints may go to a file as well."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def mount_disk(folder, size):
+    """A file system of so many bytes in a folder; skips the test where none may be made."""
+    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)], capture_output=True,
+                          text=True)
+    if made.returncode:
+        pytest.skip(f'no small file system can be mounted here: {made.stderr.strip()}')
+    try:
+        yield
+    finally:
+        subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 def draw_pair(height, width, number):

@@ -2,6 +2,7 @@
 
 The table: a maker's name says what is wrong, its decorator the program, the line expected and the exit code.
 """
+import contextlib
 import os
 import pickle
 import struct
@@ -14,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, encode
+from conftest import draw_pair, encode, mount_disk
 
 import convert_fcn_dataset
 import dataset
@@ -709,21 +710,14 @@ def test_converting_the_largest_picture_is_bounded(folder):
 @pytest.fixture
 def small_disk(tmp_path):
     """Function of a size in kB to the folder of a file system of that size, empty."""
-    mounted = []
+    with contextlib.ExitStack() as disks:
+        def mount(kilobytes):
+            folder = tmp_path / 'disk'
+            folder.mkdir()
+            disks.enter_context(mount_disk(folder, kilobytes << 10))
+            return folder
 
-    def mount(kilobytes):
-        folder = tmp_path / 'disk'
-        folder.mkdir()
-        command = ['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'tmpfs', folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f'no small file system can be mounted here: {done.stderr.strip()}')
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(['umount', folder], check=True)
+        yield mount
 
 
 def test_a_full_disk_under_the_records(folder, small_disk, monkeypatch, capfd):

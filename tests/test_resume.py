@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, write_record
+from conftest import draw_pair, limit_file_size, mount_disk, write_record
 from test_train import read_log, short_run
 
 import checkpoints
@@ -532,30 +531,12 @@ def test_xla_does_not_drop_the_check(server, record, tmp_path):
 # ------------------------------------------------------------------------------------------- full disks, lost records
 
 
-@contextlib.contextmanager
 def small_files(folder, size):
     """A limit on the size of files, which is to a program much as a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return limit_file_size(size)
 
 
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """A file system of so many bytes; skips the test where none may be made."""
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)], capture_output=True)
-    if made.returncode:
-        pytest.skip('no file system can be mounted here')
-    try:
-        yield
-    finally:
-        subprocess.run(['umount', '-l', str(folder)], check=True)
-
-
-full_disk = pytest.mark.parametrize('limit, number', [(small_files, errno.EFBIG), (small_disk, errno.ENOSPC)])
+full_disk = pytest.mark.parametrize('limit, number', [(small_files, errno.EFBIG), (mount_disk, errno.ENOSPC)])
 
 
 @full_disk
@@ -603,7 +584,7 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_with_more_space(serv
     folder = tmp_path / 'run'
     folder.mkdir()
     argv = short_run(record, folder, '--max_steps', 4, '--save_steps', 1, '--log_steps', 1)
-    with small_disk(folder, 450 << 20):  # room for two checkpoints of 177 MB
+    with mount_disk(folder, 450 << 20):  # room for two checkpoints of 177 MB
         life = Life(server, folder, argv)
         assert life.wait() == 1
         assert re.fullmatch(r'train.py: error: .*/model.ckpt-3: cannot be written \(.*[Nn]o space left.*\); free some '

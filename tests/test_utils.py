@@ -1,12 +1,11 @@
-import contextlib
 import os
-import resource
 import subprocess
 import sys
 import unicodedata
 
 import numpy as np
 import pytest
+from conftest import limit_file_size
 from PIL import Image
 
 import utils
@@ -149,23 +148,12 @@ def test_control_characters_are_unicodes():
     assert found == {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == 'Cc'}
 
 
-@contextlib.contextmanager
-def full_disk():
-    """Files may grow to 1000 bytes, as on a full disk. Not a fixture: the output of pytest may be a file as well."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize('name', ['picture.jpg', 'picture.png'])
 def test_save_image_that_fails_leaves_the_old_picture_and_nothing_else(tmp_path, name):
     path = tmp_path / name
     utils.save_image(str(path), np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()
-    with full_disk(), pytest.raises(OSError, match='File too large') as raised:
+    with limit_file_size(1000), pytest.raises(OSError, match='File too large') as raised:
         utils.save_image(str(path), np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8))
     assert raised.value.filename == str(path)
     assert os.listdir(tmp_path) == [name] and path.read_bytes() == before
