@@ -1,0 +1,209 @@
+"""Class sets: what the values of a mask stand for, and the colour in which each is drawn.
+
+    class_set = classes.read_classes('camvid/classes.txt')
+
+A record remembers its class set in a side file, RECORD.json, and a run in train/settings.json; so only the conversion
+need be told. Without any of these the classes are VOC's.
+"""
+import json
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+import utils
+from utils import UserError
+
+MAX_CLASSES = 254  # the values 0 to 253: 255 is void, and its colour nobody else's
+MAX_BYTES = 2 ** 16  # of a file of names
+
+
+class ClassSet(NamedTuple):
+    """Names and colours of the classes 0, 1, 2, ...; `names` tuple of str, `colours` tuple of (R, G, B) in 0..255."""
+    names: tuple
+    colours: tuple
+
+    @property
+    def has_background(self):
+        """Whether class 0 is the ground on which things stand, which overlays leave alone."""
+        return self.names[0] == 'background'
+
+    @property
+    def palette(self):
+        """uint8 [256, 3]: each class's colour, VOC's colour of void at 255, and VOC's colours between."""
+        palette = utils.voc_palette()
+        palette[:len(self.names)] = self.colours
+        return palette
+
+
+def make_class_set(names, colours=None):
+    """A ClassSet in VOC's colours where `colours`, a list of (R, G, B) or None, gives no other.
+
+    Black is the background's alone: without one, class 0 has VOC's second colour, and so on.
+    """
+    first = 0 if names[0] == 'background' else 1
+    default = utils.voc_palette()[first:first + len(names)].tolist()
+    colours = colours or [None] * len(names)
+    return ClassSet(tuple(names), tuple(tuple(own or fallback) for own, fallback in zip(colours, default)))
+
+
+VOC = make_class_set((
+    'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
+    'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'))
+
+
+# ------------------------------------------------------------------------------------------- a file of names
+
+
+def read_classes(path):
+    """Reads a file with one class a line, in the order of the masks' values; `name` or `name #rrggbb`, its colour.
+
+    Returns:
+        ClassSet.
+
+    Raises:
+        UserError: the file is missing, no such list, or holds a name or a colour twice.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise UserError(f'--classes {path}: is no file; name a text file with one class a line')
+        with open(path, encoding='utf-8-sig') as file:
+            lines = [' '.join(line.split()) for line in file.read(MAX_BYTES).splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f'--classes {path}: {error.strerror}; name a text file with one class a line') from error
+    except UnicodeDecodeError:
+        raise UserError(f'--classes {path}: is not UTF-8 text; name a text file with one class a line') from None
+    pairs = [re.fullmatch(r'(.+?)(?: #([0-9a-fA-F]{6}))?', line).groups() for line in lines]
+    try:
+        return check_class_set([name for name, _ in pairs], [colour and bytes.fromhex(colour) for _, colour in pairs])
+    except ValueError as error:
+        raise UserError(f'--classes {path}: {error}') from None
+
+
+def check_class_set(names, colours=None):
+    """make_class_set of names from elsewhere; ValueError with one line if they are no class set."""
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise ValueError(f'holds {len(names)} classes; give 1 to {MAX_CLASSES}, one a line')
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= 60 or any(map(utils.is_control, name)):
+            raise ValueError(f'{str(name)[:80]!r} is no name; give 1 to 60 letters')
+    class_set = make_class_set(names, colours)
+    for what, values in (('name', class_set.names), ('colour', class_set.colours)):
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
+    return class_set
+
+
+# ------------------------------------------------------------------------------------------- as JSON
+
+
+def as_json(class_set):
+    """A ClassSet as a list of {'name': str, 'colour': '#rrggbb'}."""
+    return [{'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*colour)} for name, colour in zip(*class_set)]
+
+
+def from_json(entries):
+    """The ClassSet of as_json; ValueError with one line if it is something else."""
+    try:
+        return check_class_set([entry['name'] for entry in entries],
+                               [bytes.fromhex(entry['colour'].removeprefix('#'))[:3] for entry in entries])
+    except (TypeError, KeyError, AttributeError, IndexError):
+        raise ValueError('is no list of classes') from None
+
+
+# ------------------------------------------------------------------------------------------- a record's side file
+
+
+def side_file(record):
+    """Where a record's side file lies, str."""
+    return f'{record}.json'
+
+
+def save_side_file(path, class_set, images, pixels):
+    """Writes what a record holds: `classes` (as_json), `images`, int, and `pixels`, a count each class and void.
+
+    Args:
+        path: str. class_set: ClassSet. images: int.
+        pixels: int64 [256], by label value.
+    """
+    count = len(class_set.names)
+    utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
+                           'pixels': np.asarray(pixels)[[*range(count), 255]].tolist()})
+
+
+def read_side_file(record):
+    """A record's side file, dict with `classes` as ClassSet; None if it has none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = side_file(record)
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.loads(file.read(2 ** 20))
+        content['classes'] = from_json(content['classes'])
+        if any(not isinstance(count, int) or count < 0 for count in [content['images'], *content['pixels']]) or len(
+                content['pixels']) != len(content['classes'].names) + 1:
+            raise ValueError('holds other counts')
+        return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f'{path}: damaged; write the record again with convert_fcn_dataset.py') from None
+
+
+def of_record(record, classes_file=None):
+    """The ClassSet of a record: of its side file, else of --classes, else VOC's.
+
+    Args:
+        record: str. classes_file: str or None, --classes.
+
+    Raises:
+        UserError: the two differ, or one is damaged.
+    """
+    wanted = read_classes(classes_file) if classes_file else None
+    stored = read_side_file(record)
+    if stored and wanted:
+        check_same(wanted, f'--classes {classes_file}', stored['classes'], side_file(record))
+    return stored['classes'] if stored else wanted or VOC
+
+
+def of_run(settings, number_of_classes, checkpoint, classes_file=None):
+    """The ClassSet of a checkpoint: of its run's settings, else of --classes, else VOC's.
+
+    Args:
+        settings: dict, the run's settings.json; may be empty.
+        number_of_classes: int, what the checkpoint's variables are made for.
+        checkpoint: str, for messages.
+        classes_file: str or None, --classes.
+
+    Raises:
+        UserError: names and number differ, or nothing names that many classes.
+    """
+    wanted = read_classes(classes_file) if classes_file else None
+    try:
+        stored = from_json(settings['classes']) if settings.get('classes') else None
+    except ValueError:
+        raise UserError(f'{os.path.join(os.path.dirname(checkpoint), "settings.json")}: its classes are damaged; '
+                        'remove it and give --classes') from None
+    if stored and wanted:
+        check_same(wanted, f'--classes {classes_file}', stored, f'the run of {checkpoint}')
+    found = wanted or stored or VOC
+    if len(found.names) != number_of_classes:
+        raise UserError(f'{checkpoint}: has {number_of_classes} classes, '
+                        + (f'--classes {classes_file} names {len(found.names)}' if wanted else
+                           f'its run names {len(found.names)}' if stored else 'VOC 21; name them by --classes FILE'))
+    return found
+
+
+def check_same(one, its_place, other, others_place):
+    """Raises UserError, which names the first difference, unless two ClassSets have the same names in one order."""
+    if one.names != other.names:
+        where = next((i for i, (a, b) in enumerate(zip(one.names, other.names)) if a != b),
+                     min(len(one.names), len(other.names)))
+        told = [f'{place} has {len(each.names)} classes, of which number {where} is '
+                f'{each.names[where] if where < len(each.names) else "not there"}'
+                for each, place in ((one, its_place), (other, others_place))]
+        raise UserError(f'{"; ".join(told)}: take data and network of the same classes')
