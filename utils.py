@@ -67,24 +67,26 @@ def voc_palette():
     return palette
 
 
-def colourise(labels):
-    """Label map uint8 [H, W] to its VOC colours, uint8 RGB [H, W, 3]."""
-    return voc_palette()[labels]
+def colourise(labels, palette):
+    """Label map uint8 [H, W] to the colours of a palette, uint8 [256, 3]; uint8 RGB [H, W, 3]."""
+    return palette[labels]
 
 
-def overlay(image, labels, opacity=0.6):
-    """Lays the colours of a label map over the image; background (0) shows the image alone.
+def overlay(image, labels, palette, has_background, opacity=0.6):
+    """Lays the colours of a label map over the image.
 
     Args:
         image: uint8 RGB [H, W, 3].
         labels: uint8 [H, W].
+        palette: uint8 [256, 3], see classes.ClassSet.
+        has_background: bool; class 0 then shows the image alone.
         opacity: float in 0..1, share of the colour.
 
     Returns:
         uint8 RGB [H, W, 3].
     """
-    blended = cv2.addWeighted(image, 1 - opacity, colourise(labels), opacity, 0)
-    return np.where(labels[:, :, np.newaxis] > 0, blended, image)
+    blended = cv2.addWeighted(image, 1 - opacity, colourise(labels, palette), opacity, 0)
+    return np.where(labels[:, :, np.newaxis] > 0, blended, image) if has_background else blended
 
 
 def error_map(image, labels, predictions, number_of_classes):
@@ -110,10 +112,10 @@ def save_image(path, pixels):
     save_picture(path, Image.fromarray(pixels), quality=95, subsampling=0)
 
 
-def save_labels(path, labels):
-    """Writes a label map uint8 [H, W] as palette PNG in VOC colours, complete or not at all."""
+def save_labels(path, labels, palette):
+    """Writes a label map uint8 [H, W] as PNG with a palette, uint8 [256, 3], complete or not at all."""
     picture = Image.fromarray(labels, 'L')
-    picture.putpalette(voc_palette().tobytes())
+    picture.putpalette(palette.tobytes())
     save_picture(path, picture)
 
 

@@ -11,7 +11,7 @@ import crf
 import utils
 
 
-def write_validation(folder, step, image, label, probabilities):
+def write_validation(folder, step, image, label, probabilities, class_set):
     """Writes the pictures of one validation image at its true size.
 
     `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
@@ -20,6 +20,7 @@ def write_validation(folder, step, image, label, probabilities):
     Args:
         folder: str. step: int.
         image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
+        class_set: classes.ClassSet, in whose colours they are.
 
     Returns:
         paths: dict of NAME to the JPEG's path.
@@ -28,16 +29,17 @@ def write_validation(folder, step, image, label, probabilities):
     maps = {'annotation': label,
             'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
             'prediction_crfed': crf.refine(image, probabilities)}
+    palette = class_set.palette
     pictures = {'img': image,
-                **{name: utils.colourise(labels) for name, labels in maps.items()},
-                'overlay': utils.overlay(image, maps['prediction_crfed'])}
+                **{name: utils.colourise(labels, palette) for name, labels in maps.items()},
+                'overlay': utils.overlay(image, maps['prediction_crfed'], palette, class_set.has_background)}
 
     stem = os.path.join(folder, f'val_{step}_')
     paths = {name: f'{stem}{name}.jpg' for name in pictures}
     for name, pixels in pictures.items():
         utils.save_image(paths[name], pixels)
     for name, labels in maps.items():
-        utils.save_labels(f'{stem}{name}.png', labels)
+        utils.save_labels(f'{stem}{name}.png', labels, palette)
     scores = [utils.mean_iou(utils.confusion_matrix(label, maps[name], probabilities.shape[-1]))
               for name in ('prediction', 'prediction_crfed')]
     return paths, scores

@@ -569,7 +569,8 @@ def test_tensorboards_file_grows_by_whole_events(tmp_path, limit, number):
 @full_disk
 @pytest.mark.parametrize('name, write', [
     ('a.jpg', lambda path: utils.save_image(path, np.random.RandomState(0).randint(0, 256, (300, 300, 3), np.uint8))),
-    ('a.png', lambda path: utils.save_labels(path, np.random.RandomState(0).randint(0, 256, (300, 300), np.uint8))),
+    ('a.png', lambda path: utils.save_labels(path, np.random.RandomState(0).randint(0, 256, (300, 300), np.uint8),
+                                             utils.voc_palette())),
     ('a.html', lambda path: utils.save_text(path, 'x' * 100000))])
 def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path, limit, number, name, write):
     with limit(tmp_path, 16384):

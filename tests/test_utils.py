@@ -128,17 +128,28 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ['a.json'] and path.read_text(encoding='utf-8') == before
 
 
-def test_overlay_blends_objects_and_leaves_background():
+PALETTE = np.arange(768).reshape(256, 3).astype(np.uint8)  # class 1 has (3, 4, 5), and so on
+
+
+def test_colourise_takes_the_palettes_rows():
+    np.testing.assert_array_equal(utils.colourise(np.array([[0, 2, 80]], np.uint8), PALETTE),
+                                  [[[0, 1, 2], [6, 7, 8], [240, 241, 242]]])
+
+
+@pytest.mark.parametrize('has_background, first', [(True, (100, 100, 100)), (False, (55, 60, 65))])
+def test_overlay_blends_objects_and_leaves_background(has_background, first):
     image = np.full((1, 2, 3), 100, np.uint8)
-    blended = utils.overlay(image, np.array([[0, 1]], np.uint8), opacity=0.5)
-    np.testing.assert_array_equal(blended, [[[100, 100, 100], [114, 50, 50]]])  # (100 + (128, 0, 0)) / 2
+    palette = np.array([[10, 20, 30], [128, 0, 0]], np.uint8)
+    blended = utils.overlay(image, np.array([[0, 1]], np.uint8), palette, has_background, opacity=0.5)
+    np.testing.assert_array_equal(blended, [[first, [114, 50, 50]]])  # (100 + (128, 0, 0)) / 2
 
 
-def test_save_labels_is_lossless_and_in_voc_colours(tmp_path):
+@pytest.mark.parametrize('palette, colour_15', [(utils.voc_palette(), [192, 128, 128]), (PALETTE, [45, 46, 47])])
+def test_save_labels_is_lossless_and_in_the_palettes_colours(tmp_path, palette, colour_15):
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    utils.save_labels(str(tmp_path / 'labels.png'), labels)
+    utils.save_labels(str(tmp_path / 'labels.png'), labels, palette)
     picture = Image.open(tmp_path / 'labels.png')
-    assert picture.mode == 'P' and picture.getpalette()[3 * 15:3 * 16] == [192, 128, 128]
+    assert picture.mode == 'P' and picture.getpalette()[3 * 15:3 * 16] == colour_15
     np.testing.assert_array_equal(np.array(picture), labels)
     assert os.listdir(tmp_path) == ['labels.png']
 

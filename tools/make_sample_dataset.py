@@ -20,7 +20,16 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dataset import CLASS_NAMES, IGNORE_LABEL
-from utils import ArgumentParser, UserError, non_negative_int, positive_int, run_program, save_image, save_labels
+from utils import (
+    ArgumentParser,
+    UserError,
+    non_negative_int,
+    positive_int,
+    run_program,
+    save_image,
+    save_labels,
+    voc_palette,
+)
 
 # How hard the data set is: all of it is set here.
 COLOUR_JITTER = (7, 7, 7)  # standard deviation, one draw an object: degrees of hue, per cent of saturation and of value
@@ -621,7 +630,7 @@ def write_split(output_dir, split, count, seed, height, width):
     for index, name in enumerate(tqdm(ids, desc=f'drawing {split}', unit='picture')):
         image, labels = draw_picture(seed, split, index, height, width)
         save_image(os.path.join(output_dir, 'JPEGImages', name + '.jpg'), image)
-        save_labels(os.path.join(output_dir, 'SegmentationClass', name + '.png'), labels)
+        save_labels(os.path.join(output_dir, 'SegmentationClass', name + '.png'), labels, voc_palette())
     return ids
 
 
