@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
+import augmentation
 import dataset
 from dataset import IGNORE_LABEL
 from utils import UserError, is_control
@@ -125,10 +126,10 @@ def _check_sizes(place, values, max_pixels, cure):
     height, width = values['image/height'], values['image/width']
     if height < 1 or width < 1:
         raise UserError(f'{place}: is {width} x {height} pixels by its image/width and image/height; {cure}')
-    for name, read_size in (('image/encoded', _jpeg_size), ('image/label', _png_size)):
+    for name, read_size, kinds in (('image/encoded', _image_size, 'JPEG or PNG'), ('image/label', _png_size, 'PNG')):
         size = read_size(values[name])
         if size is None:
-            raise UserError(f'{place}: its {name} is no {"JPEG" if read_size is _jpeg_size else "PNG"}; {cure}')
+            raise UserError(f'{place}: its {name} is no {kinds}; {cure}')
         if size != (height, width):
             raise UserError(f'{place}: its {name} is {size[1]} x {size[0]} pixels, by image/width and image/height it '
                             f'is {width} x {height}; {cure}')
@@ -138,6 +139,11 @@ def _check_sizes(place, values, max_pixels, cure):
         whose = 'an image may have' if max_pixels == dataset.MAX_PIXELS else 'fit into the memory at once'
         raise UserError(f'{place}: {width} x {height} pixels are more than the {max_pixels // 10 ** 6} million that '
                         f'{whose}; scale the image down')
+
+
+def _image_size(data):
+    """(height, width) in the header of a JPEG's or a PNG's bytes; None if it is neither."""
+    return _png_size(data) or _jpeg_size(data)
 
 
 def _png_size(data):
@@ -155,8 +161,9 @@ def _jpeg_size(data):
 
 
 def _has_endless_scans(data):
-    """Whether a JPEG that has a frame header is progressive, with more than dataset.MAX_SCANS passes over the image."""
-    return data[_find_frame(data) + 1] & 3 == 2 and dataset.has_endless_scans(data)
+    """Whether an image's bytes are a progressive JPEG with more than dataset.MAX_SCANS passes over the image."""
+    frame = _find_frame(data)
+    return frame is not None and data[frame + 1] & 3 == 2 and dataset.has_endless_scans(data)
 
 
 def _find_frame(data):
@@ -175,63 +182,89 @@ def _find_frame(data):
     return None
 
 
-def whole_images(record):
+def whole_images(record, number_of_classes=21):
     """The images of a record at their true size, in the record's order, once.
 
     Args:
         record: str, path of a TFRecord file.
+        number_of_classes: int; a label may hold no other value but 255. VOC's by default.
 
     Returns:
         tf.data.Dataset of dicts: 'image' uint8 [H, W, 3] RGB, 'label' uint8 [H, W] with 255 = ignore, 'filename'
         string.
     """
-    return (tf.data.TFRecordDataset(record)
-            .map(_decode_whole, num_parallel_calls=tf.data.AUTOTUNE).prefetch(1))
+    def decode(serialized):
+        example = tf.io.parse_single_example(serialized, FEATURES)
+        # This op takes a PNG as well.
+        image = tf.image.decode_jpeg(example['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
+        label = tf.image.decode_png(example['image/label'], channels=1)[:, :, 0]
+        label = _check_classes(label, example['image/filename'], number_of_classes)
+        return {'image': image, 'label': label, 'filename': example['image/filename']}
+
+    return tf.data.TFRecordDataset(record).map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(1)
 
 
-def _decode_whole(serialized):
-    example = tf.io.parse_single_example(serialized, FEATURES)
-    image = tf.image.decode_jpeg(example['image/encoded'], channels=3, dct_method='INTEGER_ACCURATE')
-    label = tf.image.decode_png(example['image/label'], channels=1)[:, :, 0]
-    label = _check_classes(label, example['image/filename'])
-    return {'image': image, 'label': label, 'filename': example['image/filename']}
+def _decode_window(example, window, number_of_classes):
+    """A part of a parsed example: image uint8 [H, W, 3] RGB and label uint8 [H, W, 1].
+
+    A JPEG is decoded inside the window only. An InvalidArgumentError when it is run if the label there is unusable.
+
+    Args:
+        example: dict by feature. window: int32 [4], top, left, height, width. number_of_classes: int.
+    """
+    def cut(picture):
+        return tf.slice(picture, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=-1))
+
+    encoded = example['image/encoded']
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method='INTEGER_ACCURATE'),
+        lambda: cut(tf.image.decode_png(encoded, channels=3)))
+    label = cut(tf.image.decode_png(example['image/label'], channels=1))
+    return image, _check_classes(label, example['image/filename'], number_of_classes)
 
 
-def _check_classes(label, filename):
+def _check_classes(label, filename, number_of_classes):
     """The label, uint8 of any shape, unchanged; an error when it is run if a value is no class and not 255."""
-    usable = tf.reduce_max(label + 1) <= dataset.NUMBER_OF_CLASSES  # 255 wraps to 0
+    usable = tf.reduce_max(label + 1) <= number_of_classes  # 255 wraps to 0
     check = tf.raw_ops.Assert(condition=usable, data=['a value that is no class in the label of', filename])
     with tf.control_dependencies([check]):
         return tf.identity(label)
 
 
-def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed, start_step=0):
-    """Endless batches of random crops, randomly mirrored.
+def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed, start_step=0, augment=('flip',),
+                     number_of_classes=21):
+    """Endless batches of random crops, or of whole images, randomly changed.
 
-    The order of the examples and each one's crop are functions of the step, `seed` and the graph's own seed alone,
+    The order of the examples and what becomes of each are functions of the step, `seed` and the graph's own seed alone,
     whatever the number of threads: a run that starts again at `start_step` sees what it would have seen.
 
     Args:
         record: str, path of a TFRecord file.
         num_examples: int, how many examples it holds: the length of an epoch, in each of which every one occurs once.
         batch_size: int, B.
-        crop_size: int, S in pixels.
-        pad_rgb: three floats, the colour, rounded, that fills an image smaller than the crop; its label there is 255.
+        crop_size: int, S in pixels; 0: images stay whole, and H and W are those of the batch's largest.
+        pad_rgb: three floats, the colour, rounded, where a crop or a batch is larger than an image; the label there is
+            255. It is the data's mean colour as well, see augmentation.jitter_colour.
         seed: int.
         start_step: int, batches that were seen before.
+        augment: str each, of augmentation.KINDS.
+        number_of_classes: int; a label may hold no other value but 255. VOC's by default.
 
     Returns:
-        tf.data.Dataset of (images uint8 [B, S, S, 3] RGB, labels int32 [B, S, S], 255 = ignore, filenames string [B]).
-        A record that no longer holds num_examples is an error when its end is reached.
+        tf.data.Dataset of (images uint8 [B, S, S, 3] RGB, labels int32 [B, S, S], 255 = ignore, filenames string [B]),
+        or [B, H, W] in place of [B, S, S]. A record that no longer holds num_examples is an error when its end is
+        reached.
     """
     def read_epoch(epoch):
         examples = tf.data.TFRecordDataset(record).apply(tf.data.experimental.assert_cardinality(num_examples))
         return examples.shuffle(min(num_examples, SHUFFLE_BUFFER), seed=seed + epoch)
 
-    def crop(index, serialized):
+    def read(index, serialized):
         # XLA would draw other random numbers, and compile for every size of image.
         with tf.xla.experimental.jit_scope(compile_ops=False):
-            return _decode_crop(serialized, crop_size, pad_rgb, seed=tf.stack([tf.cast(seed, tf.int64), index]))
+            return _read_changed(serialized, crop_size, pad_rgb, augment, number_of_classes,
+                                 seed=tf.stack([tf.cast(seed, tf.int64), index]))
 
     def part(both, filenames):
         return both[..., :3], tf.cast(both[..., 3], tf.int32), filenames
@@ -239,37 +272,63 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
     first = start_step * batch_size
     epochs = tf.data.Dataset.range(first // num_examples, tf.int64.max)
     examples = epochs.flat_map(read_epoch).skip(first % num_examples).enumerate(start=first)
-    crops = examples.map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return crops.batch(batch_size, drop_remainder=True).map(part).prefetch(tf.data.AUTOTUNE)
+    changed = examples.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = (changed.batch(batch_size, drop_remainder=True) if crop_size else
+               _batch_of_any_size(changed, batch_size, _fill_of(pad_rgb)))
+    return batches.map(part).prefetch(tf.data.AUTOTUNE)
 
 
-def _decode_crop(serialized, crop_size, pad_rgb, seed):
-    """One example to (uint8 [S, S, 4], filename string): image and label as one, so that they cannot part.
+def _batch_of_any_size(examples, batch_size, fill):
+    """Batches of (uint8 [H, W, 4], filename): filled up to the largest of each, below and to the right."""
+    # Differences of bytes may go round at 256, and come back when the fill is added again.
+    return (examples.map(lambda both, filename: (both - fill, filename))
+            .padded_batch(batch_size, ([None, None, 4], []), drop_remainder=True)
+            .map(lambda both, filenames: (both + fill, filenames)))
 
-    The JPEG is decoded inside the window only, and all stays in bytes: four times as many would take longer to move
-    than to compute.
+
+def _read_changed(serialized, crop_size, pad_rgb, augment, number_of_classes, seed):
+    """One example to (uint8 [S, S, 4] or [H, W, 4], filename string): image and label as one, so that they cannot part.
+
+    Where nothing is interpolated all stays in bytes: four times as many would take longer to move than to compute.
     """
     example = tf.io.parse_single_example(serialized, FEATURES)
     full = tf.cast(tf.stack([example['image/height'], example['image/width']]), tf.int32)
-    window = tf.minimum(full, crop_size)
+    frame = tf.constant([crop_size, crop_size]) if crop_size else full
     chance = tf.random.stateless_uniform([3], seed)
-    top_left = tf.cast(chance[:2] * tf.cast(full - window + 1, tf.float32), tf.int32)
+    warped = 'scale' in augment or 'rotate' in augment
 
-    image = tf.image.decode_and_crop_jpeg(example['image/encoded'], tf.concat([top_left, window], 0), channels=3,
-                                          dct_method='INTEGER_ACCURATE')
-    label = tf.image.decode_png(example['image/label'], channels=1)
-    label = tf.slice(label, tf.pad(top_left, [[0, 1]]), tf.pad(window, [[0, 1]], constant_values=1))
-    label = _check_classes(label, example['image/filename'])
+    def decode(window):
+        return _decode_window(example, window, number_of_classes)
 
-    both = tf.concat([image, label], axis=-1)
-    both = tf.cond(chance[2] < 0.5, lambda: tf.reverse(both, axis=[1]), lambda: both)
-    both = tf.cond(tf.reduce_any(window < crop_size), lambda: _fill_up(both, crop_size, pad_rgb), lambda: both)
-    return tf.ensure_shape(both, [crop_size, crop_size, 4]), example['image/filename']
+    if warped:
+        image, label = augmentation.warp(decode, full, frame, chance[:2], augment, seed)
+    else:
+        image, label = decode(_place_window(full, frame, chance[:2]))
+    if 'colour' in augment:
+        image = augmentation.jitter_colour(image, pad_rgb, seed)
+    both = tf.concat([augmentation.to_bytes(image), label], axis=-1)
+    if 'flip' in augment:
+        both = tf.cond(chance[2] < 0.5, lambda: tf.reverse(both, axis=[1]), lambda: both)
+    if warped:
+        both = augmentation.fill_nowhere(both, _fill_of(pad_rgb))
+    elif crop_size:
+        both = tf.cond(tf.reduce_any(full < frame), lambda: _fill_up(both, crop_size, _fill_of(pad_rgb)), lambda: both)
+    return tf.ensure_shape(both, [crop_size or None, crop_size or None, 4]), example['image/filename']
 
 
-def _fill_up(both, crop_size, pad_rgb):
+def _place_window(full, frame, chance):
+    """Where a crop of at most the size `frame` lies in an image: int32 [4], top, left, height, width."""
+    size = tf.minimum(full, frame)
+    top_left = tf.cast(chance * tf.cast(full - size + 1, tf.float32), tf.int32)
+    return tf.concat([top_left, size], 0)
+
+
+def _fill_of(pad_rgb):
+    """What stands where there is no image, uint8 [4]: a colour and void."""
+    return np.array([*np.round(pad_rgb), IGNORE_LABEL], np.uint8)
+
+
+def _fill_up(both, crop_size, fill):
     """Image and label, uint8 [H, W, 4], to [S, S, 4]: colour and void below and to the right."""
-    fill = np.array([*np.round(pad_rgb), IGNORE_LABEL], np.uint8)
     margin = crop_size - tf.shape(both)
-    # Differences of bytes may go round at 256, and come back when the fill is added again.
-    return tf.pad(both - fill, [[0, margin[0]], [0, margin[1]], [0, 0]]) + fill
+    return tf.pad(both - fill, [[0, margin[0]], [0, margin[1]], [0, 0]]) + fill  # round at 256 and back, as above

@@ -1,0 +1,131 @@
+"""Chance in training: what --augment does to an image and its label after they are read.
+
+    image, label = augmentation.warp(decode, full, frame, chance, ('scale', 'rotate'), seed)
+
+Scale and rotation are one map from the crop's pixels straight to the source's: each pixel is interpolated once, and
+only as much of a photo is decoded as the crop shows. Positions are in pixels, (y, x), and pixel i covers i to i + 1.
+"""
+import math
+from typing import NamedTuple
+
+import tensorflow.compat.v1 as tf
+
+KINDS = ('flip', 'scale', 'rotate', 'colour')
+SCALES = (0.5, 2.0)  # uniform, as in DeepLab's and mmsegmentation's recipes
+MAX_DEGREES = 10.0
+COLOUR_FACTORS = (0.6, 1.4)  # of brightness, contrast and saturation; as strong as is usual in training on ImageNet
+LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to the grey of a pixel; ITU-R BT.601
+NOWHERE = 254  # a warped label where the source has no pixel; neither a class, of which there are 254 at most, nor void
+
+
+class Warp(NamedTuple):
+    """From a position p in the crop to the source: origin + linear @ p.
+
+    linear: float32 [2, 2], a rotation over a scale; origin: float32 [2], where the crop's corner comes from.
+    """
+    linear: tf.Tensor
+    origin: tf.Tensor
+
+
+def warp(decode, full, frame, chance, augment, seed):
+    """Draws a scale, an angle and a place, and shows the source there.
+
+    Args:
+        decode: function of a window of the source, int32 [4]: top, left, height, width, that returns image uint8
+            [h, w, 3] and label uint8 [h, w, 1].
+        full, frame: int32 [2], height and width of the source and of the crop.
+        chance: float32 [2] in [0, 1), the place.
+        augment: str each, of KINDS; 'scale' and 'rotate' count.
+        seed: int64 [2].
+
+    Returns:
+        (image float32 [H, W, 3], interpolated; label uint8 [H, W, 1], of the nearest pixel, NOWHERE beyond the source).
+    """
+    drawn = draw_warp(full, frame, chance, augment, seed)
+    window = find_window(drawn, full, frame)
+    image, label = decode(window)
+    return apply_warp(drawn, image, label, window[:2], frame)
+
+
+def draw_warp(full, frame, chance, augment, seed):
+    """The Warp of one draw; arguments as for `warp`.
+
+    Every place has the same chance at which the scaled image and the crop overlap fully: the larger of the two covers
+    the smaller, in each direction. The image is then turned about the middle of what they share.
+    """
+    draw = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1))
+    scale = SCALES[0] + (SCALES[1] - SCALES[0]) * draw[0] if 'scale' in augment else tf.constant(1.0)
+    angle = math.radians(MAX_DEGREES) * (2 * draw[1] - 1) if 'rotate' in augment else tf.constant(0.0)
+
+    frame = tf.cast(frame, tf.float32)
+    scaled = scale * tf.cast(full, tf.float32)
+    corner = chance * (scaled - frame)  # the crop's, in the scaled image: below 0 where that is the smaller one
+    middle = (tf.maximum(corner, 0) + tf.minimum(corner + frame, scaled)) / 2
+    linear = tf.stack([[tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)]]) / scale
+    return Warp(linear, origin=middle / scale - _turn(linear, middle - corner))
+
+
+def _turn(linear, position):
+    return tf.reduce_sum(linear * position, axis=-1)
+
+
+def find_window(warp, full, frame):
+    """The part of the source that the crop shows, with the neighbours that interpolation needs.
+
+    Returns:
+        int32 [4]: top, left, height and width, within the source and nowhere 0.
+    """
+    height, width = tf.unstack(tf.cast(frame, tf.float32))
+    corners = warp.origin + tf.stack([_turn(warp.linear, corner) for corner in (
+        (0.0, 0.0), (0.0, width), (height, 0.0), (height, width))])
+    first = tf.clip_by_value(tf.cast(tf.floor(tf.reduce_min(corners, axis=0)), tf.int32) - 1, 0, full - 1)
+    end = tf.clip_by_value(tf.cast(tf.ceil(tf.reduce_max(corners, axis=0)), tf.int32) + 1, first + 1, full)
+    return tf.concat([first, end - first], axis=0)
+
+
+def apply_warp(warp, image, label, top_left, frame):
+    """Image and label of a window whose corner is at top_left, int32 [2], as the crop shows them; see `warp`."""
+    # The op counts from the middles of pixels.
+    origin = warp.origin + _turn(warp.linear, (0.5, 0.5)) - 0.5 - tf.cast(top_left, tf.float32)
+    (yy, yx), (xy, xx) = (tf.unstack(row) for row in tf.unstack(warp.linear))
+    transform = tf.stack([[xx, xy, origin[1], yx, yy, origin[0], 0.0, 0.0]])
+    # Beyond the border the image goes on as it ends, lest a fill's colour mix with its last pixels.
+    image = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[tf.newaxis], transforms=transform, output_shape=frame, fill_value=0.0,
+        interpolation='BILINEAR', fill_mode='NEAREST')[0]
+    label = tf.raw_ops.ImageProjectiveTransformV3(
+        images=label[tf.newaxis], transforms=transform, output_shape=frame, fill_value=float(NOWHERE),
+        interpolation='NEAREST', fill_mode='CONSTANT')[0]
+    return image, label
+
+
+def fill_nowhere(both, fill):
+    """Image and label as one, uint8 [H, W, 4], with `fill`, uint8 [4], where the label is NOWHERE."""
+    return tf.where_v2(tf.equal(both[..., 3:], NOWHERE), fill, both)
+
+
+def jitter_colour(image, mean_rgb, seed):
+    """Brightness, contrast and saturation of an image, each changed by a random factor of COLOUR_FACTORS.
+
+    Saturation is how far a pixel is from its grey, contrast how far it is from the data's mean colour.
+
+    Args:
+        image: uint8 or float32 [H, W, 3] RGB, 0..255.
+        mean_rgb: three floats.
+        seed: int64 [2].
+
+    Returns:
+        float32 [H, W, 3], 0..255.
+    """
+    brightness, contrast, saturation = tf.unstack(tf.random.stateless_uniform(
+        [3], tf.random.experimental.stateless_fold_in(seed, 2), *COLOUR_FACTORS))
+    image = tf.cast(image, tf.float32)
+    grey = tf.reduce_sum(image * LUMA, axis=-1, keepdims=True)
+    image = saturation * image + (1 - saturation) * grey
+    image = contrast * image + (1 - contrast) * tf.constant(mean_rgb, tf.float32)
+    return tf.clip_by_value(brightness * image, 0, 255)
+
+
+def to_bytes(image):
+    """uint8 of float32 in 0..255, rounded; uint8 stays."""
+    return image if image.dtype == tf.uint8 else tf.cast(image + 0.5, tf.uint8)
