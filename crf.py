@@ -21,6 +21,10 @@ FIRST_THRESHOLD, LATER_THRESHOLD = 0.03, 0.2
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
+def read_parameters(path):
+    return None
+
+
 def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3,
            bilateral_xy=50, bilateral_rgb=20, bilateral_compat=10):
     """Mean-field inference in a fully connected CRF over the pixels of one image.

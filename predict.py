@@ -329,7 +329,7 @@ def write_results(stem, image, maps):
 # ------------------------------------------------------------------------------------------- export
 
 
-def build_signature():
+def build_signature(network):
     """Builds the network of the default graph's variables again, for batches.
 
     A batch goes through it image by image: the sums inside a convolution are taken in an order that depends on the
@@ -339,10 +339,8 @@ def build_signature():
         signature of `image`, uint8 [B, H, W, 3] RGB of any B, H and W, to `classes`, uint8 [B, H, W], and
         `probabilities`, float32 [B, H, W, C].
     """
-    fc_channels = int(tf.trainable_variables('vgg_16/fc6/weights')[0].shape[-1])
-
     def predict_one(image):
-        return tf.nn.softmax(train.fcn_8s(image[tf.newaxis], fc_channels=fc_channels))[0]
+        return tf.nn.softmax(train.fcn(image[tf.newaxis], network))[0]
 
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
     probabilities = tf.map_fn(predict_one, images, fn_output_signature=tf.float32, parallel_iterations=1)
@@ -350,13 +348,13 @@ def build_signature():
     return tf.saved_model.predict_signature_def({'image': images}, {'classes': classes, 'probabilities': probabilities})
 
 
-def export(session, folder):
+def export(session, network, folder):
     """Writes the network, weights only, as a SavedModel into a new version folder, TensorFlow Serving's layout.
 
     See build_signature for what it takes and returns.
 
     Args:
-        session: with the network's weights, its graph the default one.
+        session: with the network's weights, its graph the default one. network: train.Network.
         folder: str; the SavedModel goes to folder/1, or one above the highest version there.
 
     Returns:
@@ -365,7 +363,7 @@ def export(session, folder):
     Raises:
         UserError: it cannot be written.
     """
-    signature = build_signature()
+    signature = build_signature(network)
     os.makedirs(folder, exist_ok=True)
     versions = [int(name) for name in os.listdir(folder) if name.isdecimal()]
     version = os.path.join(folder, str(max(versions, default=0) + 1))
@@ -438,7 +436,7 @@ def main(argv=None):
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
         if args.export is not None:
-            print(f'exported to {export(session, args.export)}')
+            print(f'exported to {export(session, predictor.network, args.export)}')
         if photos:
             skipped = predict_all(session, predictor, photos, args)
             problems += skipped

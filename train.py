@@ -5,15 +5,12 @@
 Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
 """
 import collections
-import functools
 import json
 import math
 import os
-import shutil
 import signal
 import time
 import warnings
-from concurrent.futures.process import BrokenProcessPool
 
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow's import takes its seconds
@@ -25,13 +22,14 @@ import tf_slim as slim
 import tqdm
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
+import classes
 import crf
 import dataset
 import input_pipeline
+import recipes
 import report
 import run_folder
 import utils
-import validation
 import vgg
 from checkpoints import (
     MAX_TO_KEEP,
@@ -43,21 +41,32 @@ from checkpoints import (
     save,
     take_over,
 )
+from training_log import EvaluationLog, TrainingLog, ValidationLog
 from utils import UserError, bilinear_upsample_weights
 from watchdog import Watchdog
 
 # ------------------------------------------------------------------------------------------- FCN-8s, in eight steps
 
+Network = collections.namedtuple('Network', 'model number_of_classes fc_channels upsampling skip_scales',
+                                 defaults=('fcn_8s', len(classes.VOC.names), 4096, 'learned', (1.0, 1.0)))
+Network.__doc__ = """Which network of the family.
 
-def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSES, fc_channels=4096, weight_decay=0.0,
-           dropout_seed=None):
+model: key of SKIPS; fcn_8s has two skips, its coarser brothers one and none.
+number_of_classes: int, C.
+fc_channels: int, width of fc6 and fc7; the published VGG16 weights have 4096.
+upsampling: 'learned' or 'fixed', whether the bilinear kernels are trained.
+skip_scales: floats, factors of pool4 and pool3 before their scores.
+"""
+SKIPS = {'fcn_32s': (), 'fcn_16s': ('pool4',), 'fcn_8s': ('pool4', 'pool3')}
+
+
+def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None):
     """Scores every pixel for every class. Built again in the same graph, it shares the same variables.
 
     Args:
         images: uint8 or float32 [B, H, W, 3], raw RGB 0..255, of any height and width.
+        network: Network.
         is_training: bool or scalar bool tensor: dropout on fc6 and fc7.
-        number_of_classes: int, C.
-        fc_channels: int, width of fc6 and fc7; the published VGG16 weights have 4096.
         weight_decay: float, see vgg.vgg_arg_scope.
         dropout_seed: int64 [2] or None, see vgg.vgg_16.
 
@@ -67,6 +76,7 @@ def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSE
     images.shape.assert_has_rank(4)
     # Step 1: what is left to upsample after the two skips, and the classes (VOC: 20 and the background).
     upsample_factor = 8
+    number_of_classes = network.number_of_classes
 
     # The five poolings halve exactly only multiples of 32: fill up with the mean colour, which is 0 to the network.
     height, width = tf.shape(images)[1], tf.shape(images)[2]
@@ -76,71 +86,99 @@ def fcn_8s(images, is_training=False, number_of_classes=dataset.NUMBER_OF_CLASSE
         # Step 2: VGG16 with its fully connected layers as convolutions; SAME padding keeps their output at 1/32.
         with slim.arg_scope(vgg.vgg_arg_scope(weight_decay)):
             logits, end_points = vgg.vgg_16(inputs, num_classes=number_of_classes, is_training=is_training,
-                                            spatial_squeeze=False, fc_conv_padding='SAME', fc_channels=fc_channels,
-                                            dropout_seed=dropout_seed)
+                                            spatial_squeeze=False, fc_conv_padding='SAME',
+                                            fc_channels=network.fc_channels, dropout_seed=dropout_seed)
 
         # Step 3: the size of the output, which is the input's.
         upsampled_logits_shape = tf.concat([tf.shape(inputs)[:3], [number_of_classes]], axis=0)
 
-        with tf.variable_scope('vgg_16/fc8'):
+        with tf.variable_scope('vgg_16/fc8'), slim.arg_scope(vgg.vgg_arg_scope(weight_decay)):
             # Step 4: scores from pool4 (1/16) and pool3 (1/8). They start at zero, so that training starts from the
-            # coarse prediction alone and takes from the finer layers what helps.
-            score_pool4 = slim.conv2d(end_points['vgg_16/pool4'], number_of_classes, [1, 1], activation_fn=None,
-                                      weights_initializer=tf.zeros_initializer(), scope='conv_pool4')
-            score_pool3 = slim.conv2d(end_points['vgg_16/pool3'], number_of_classes, [1, 1], activation_fn=None,
-                                      weights_initializer=tf.zeros_initializer(), scope='conv_pool3')
+            # coarse prediction alone and takes from the finer layers what helps; those a model lacks stay zero.
+            score_pool4 = score_skip(end_points['vgg_16/pool4'], 'pool4', network, network.skip_scales[0])
+            score_pool3 = score_skip(end_points['vgg_16/pool3'], 'pool3', network, network.skip_scales[1])
 
             # Step 5: x2, from 1/32 to 1/16, by a transposed convolution that starts as bilinear interpolation.
-            upscore2 = upsample(logits, 2, tf.shape(score_pool4), scope='t_conv_x2_1')
+            upscore2 = upsample(logits, 2, tf.shape(score_pool4), network, scope='t_conv_x2_1')
             fuse_pool4 = upscore2 + score_pool4
 
             # Step 6: x2 again, to 1/8.
-            upscore_pool4 = upsample(fuse_pool4, 2, tf.shape(score_pool3), scope='t_conv_x2_2')
+            upscore_pool4 = upsample(fuse_pool4, 2, tf.shape(score_pool3), network, scope='t_conv_x2_2')
             fuse_pool3 = upscore_pool4 + score_pool3
 
             # Step 7: x8, to the size of the (filled up) image; then cut back to the image's own.
-            upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, scope='t_conv_x8')
+            upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, network, scope='t_conv_x8')
     return upscore8[:, :height, :width, :]
 
 
-def upsample(scores, factor, output_shape, scope):
+def score_skip(pool, name, network, scale):
+    """Scores of a finer layer, float32 [B, h, w, D] -> [B, h, w, C], by a 1x1 convolution whose weights start at zero.
+
+    A model without this skip has zeros here: all models upsample in the same three steps, so that training a finer one
+    can go on exactly where a coarser one has ended.
+    """
+    if name not in SKIPS[network.model]:
+        return tf.zeros(tf.concat([tf.shape(pool)[:3], [network.number_of_classes]], axis=0))
+    scale = slim.model_variable(f'scale_{name}', initializer=tf.constant(scale, tf.float32), trainable=False)
+    return slim.conv2d(pool * scale, network.number_of_classes, [1, 1], activation_fn=None,
+                       weights_initializer=tf.zeros_initializer(), scope=f'conv_{name}')
+
+
+def upsample(scores, factor, output_shape, network, scope):
     """Transposed convolution of stride `factor`, float32 [B, h, w, C] -> output_shape [B, h * factor, w * factor, C].
 
-    The kernel is a variable that starts as bilinear interpolation.
+    The kernel is a variable that starts as bilinear interpolation, and stays so with upsampling 'fixed'.
     """
-    kernel = tf.get_variable(scope, initializer=bilinear_upsample_weights(factor, int(scores.shape[-1])))
+    kernel = slim.model_variable(scope, initializer=bilinear_upsample_weights(factor, network.number_of_classes),
+                                 trainable=network.upsampling == 'learned')
     return tf.nn.conv2d_transpose(scores, kernel, output_shape, strides=[1, factor, factor, 1], padding='SAME')
 
 
-def segmentation_loss(logits, labels):
+def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
     """Step 8: softmax cross-entropy per pixel; void pixels are in no sum.
 
     Args:
         logits: float32 [B, H, W, C].
         labels: int32 [B, H, W], class index, or 255 for void.
+        reduction: 'rows', summed over each row, then the mean over rows and batch; 'sum', over all pixels; 'mean', over
+            the pixels that count, each as much as its class's weight.
+        class_weights: float32 [C] or None, for 1.
 
     Returns:
-        loss: float32 scalar, what is minimised: summed over each row, then the mean over rows and batch.
-        loss_per_pixel: float32 scalar, the mean over the pixels that count; ln C for a network that knows nothing.
+        loss: float32 scalar, what is minimised.
+        loss_per_pixel: float32 scalar, the mean over the pixels that count, without class weights; ln C for a network
+            that knows nothing.
     """
     valid = tf.not_equal(labels, dataset.IGNORE_LABEL)
-    cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        logits=logits, labels=tf.where(valid, labels, tf.zeros_like(labels)))
+    classes_or_zero = tf.where(valid, labels, tf.zeros_like(labels))
+    cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=classes_or_zero)
     cross_entropies = tf.where(valid, cross_entropies, tf.zeros_like(cross_entropies))
-    loss = tf.reduce_mean(tf.reduce_sum(cross_entropies, axis=-1))
     number_of_valid = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1)
-    return loss, tf.reduce_sum(cross_entropies) / number_of_valid
+    loss_per_pixel = tf.reduce_sum(cross_entropies) / number_of_valid
+
+    if class_weights is not None:
+        weights = tf.gather(tf.constant(class_weights), classes_or_zero)
+        cross_entropies *= weights
+        number_of_valid = tf.reduce_sum(tf.where(valid, weights, tf.zeros_like(weights)))
+    if reduction == 'rows':
+        loss = tf.reduce_mean(tf.reduce_sum(cross_entropies, axis=-1))
+    else:
+        loss = tf.reduce_sum(cross_entropies)
+        if reduction == 'mean':
+            loss /= tf.maximum(number_of_valid, 1e-6)
+    return loss, loss_per_pixel
 
 
 # ------------------------------------------------------------------------------------------- the graph
 
-TrainingOps = collections.namedtuple('TrainingOps', 'train_op loss loss_per_pixel histograms ids check_finite')
-Predictor = collections.namedtuple('Predictor', 'image probabilities')
+TrainingOps = collections.namedtuple('TrainingOps',
+                                     'train_op loss loss_per_pixel learning_rate histograms ids check_finite')
+Predictor = collections.namedtuple('Predictor', 'image probabilities network')
 TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor scored pictured')
 
 
-def build_training(args, num_examples, start_step):
-    """Input pipeline, network, loss and Adam in the default graph.
+def build_training(args, network, num_examples, start_step, class_weights=None):
+    """Input pipeline, network, loss and optimiser in the default graph.
 
     All that is random is a function of args.seed and the step: a run that resumes goes on as if it had never ended.
 
@@ -148,38 +186,40 @@ def build_training(args, num_examples, start_step):
         TrainingOps: ops and tensors; `ids` are the batch's filenames, `check_finite` fails if a variable is not finite.
     """
     batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
-                                              pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step)
+                                              pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step,
+                                              augment=args.augment, number_of_classes=network.number_of_classes)
     images, labels, ids = tf.data.make_one_shot_iterator(batches).get_next()
     global_step = tf.train.get_or_create_global_step()
-    logits = fcn_8s(images, is_training=True, fc_channels=args.fc_channels, weight_decay=args.weight_decay,
-                    dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), global_step]))
-    loss, loss_per_pixel = segmentation_loss(logits, labels)
+    logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(args),
+                 dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), global_step]))
+    loss, loss_per_pixel = segmentation_loss(logits, labels, args.loss, class_weights)
+    update = recipes.build_update(args, loss, global_step)
 
-    optimizer = tf.train.AdamOptimizer(args.learning_rate)
-    if args.mixed_precision:
-        optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
-    gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
-    train_op = optimizer.apply_gradients(gradients, global_step)
     # A histogram cannot hold what is not finite. --mixed_precision lowers its scale then and leaves out the step.
     histograms = tf.summary.merge([
         tf.summary.histogram(f'{variable.op.name}/gradient',
                              tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)))
-        for gradient, variable in gradients])
+        for gradient, variable in update.gradients])
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
         check_finite = tf.group([tf.check_numerics(variable, variable.op.name) for variable in tf.global_variables()
                                  if variable.dtype.is_floating])
-    return TrainingOps(train_op, loss, loss_per_pixel, histograms, ids, check_finite)
+    return TrainingOps(update.train_op, loss, loss_per_pixel, update.learning_rate, histograms, ids, check_finite)
 
 
-def build_predictor(fc_channels):
-    """Network for one image at a time, with the variables of the default graph.
+def build_predictor(network):
+    """The network for one image at a time, with the variables of the default graph.
 
     Returns:
-        Predictor: `image`, placeholder uint8 [1, H, W, 3] RGB, and `probabilities`, float32 [1, H, W, C].
+        Predictor: `image`, placeholder uint8 [1, H, W, 3] RGB, `probabilities`, float32 [1, H, W, C], and `network`.
     """
     image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA would compile for every size of image
-        return Predictor(image, tf.nn.softmax(fcn_8s(image, fc_channels=fc_channels), name='probabilities'))
+        return Predictor(image, tf.nn.softmax(fcn(image, network), name='probabilities'), network)
+
+
+def network_variables():
+    """The variables of the network in the default graph: without the optimiser's, with upsampling kernels that stay."""
+    return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES)
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
@@ -190,7 +230,7 @@ def restore_vgg(session, checkpoint):
 
     Files without fc6 and fc7 (a trunk, such as Keras's "notop") leave these two at their random start, said aloud.
     """
-    variables = [v for v in tf.trainable_variables('vgg_16/') if not v.op.name.startswith('vgg_16/fc8/')]
+    variables = [v for v in network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
     fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
     shapes = read_shapes(checkpoint)
     is_trunk = not any(v.op.name in shapes for v in fully_connected)
@@ -198,39 +238,93 @@ def restore_vgg(session, checkpoint):
         variables = [v for v in variables if v not in fully_connected]
     restore(session, checkpoint, variables)
     print(f'VGG16 restored from {checkpoint}: {len(variables)} variables'
-          + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else ''))
+          + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else '')
+          + ('; its run has other classes: their scores start anew' if FCN_ONLY in shapes else ''))
+
+
+def restore_fcn(session, checkpoint):
+    """Sets the network from the checkpoint of a run with the same classes, of any model of the family.
+
+    The skips of a finer model than the run's keep their start: zero.
+    """
+    known, variables = read_shapes(checkpoint), network_variables()
+    new = [v for v in variables if v.op.name not in known and '_pool' in v.op.name]
+    restore(session, checkpoint, [v for v in variables if v not in new])
+    skips = [pool for pool in ('pool4', 'pool3') if any(pool in v.op.name for v in new)]
+    print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
+
+
+def has_these_classes(checkpoint, class_set):
+    """Whether a checkpoint is one of train.py for the very classes of a ClassSet: by name, if its run tells names."""
+    shapes = read_shapes(checkpoint)
+    if FCN_ONLY not in shapes or shapes['vgg_16/fc8/weights'][-1] != len(class_set.names):
+        return False
+    return (not read_settings(os.path.dirname(checkpoint)).get('classes')
+            or find_classes(checkpoint).names == class_set.names)
+
+
+def read_network(checkpoint):
+    """The Network whose variables a checkpoint of train.py holds; its skip_scales are among these.
+
+    Raises:
+        UserError: the checkpoint is damaged, or not of this family.
+    """
+    shapes = read_shapes(checkpoint)
+    for name in ('vgg_16/fc6/weights', 'vgg_16/fc8/weights', FCN_ONLY):
+        if name not in shapes:
+            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of train.py')
+    skips = tuple(pool for pool in ('pool4', 'pool3') if f'vgg_16/fc8/conv_{pool}/weights' in shapes)
+    model = next((model for model, of_model in SKIPS.items() if of_model == skips), 'fcn_8s')
+    return Network(model, shapes['vgg_16/fc8/weights'][-1], shapes['vgg_16/fc6/weights'][-1])
 
 
 def load_predictor(session, checkpoint):
-    """Builds the network for prediction as wide as the checkpoint's, in the default graph, and sets its variables.
+    """Builds the network of a checkpoint for prediction, in the default graph, and sets its variables.
 
     Returns:
         Predictor.
 
     Raises:
-        UserError: the checkpoint is damaged, or not of this network.
+        UserError: the checkpoint is damaged, or not of this family.
     """
-    shapes = read_shapes(checkpoint)
-    if 'vgg_16/fc6/weights' not in shapes:
-        raise UserError(f'{checkpoint}: variable vgg_16/fc6/weights is missing; take a checkpoint of train.py')
-    predictor = build_predictor(fc_channels=shapes['vgg_16/fc6/weights'][-1])
-    restore(session, checkpoint, tf.trainable_variables())
+    predictor = build_predictor(read_network(checkpoint))
+    restore(session, checkpoint, network_variables())
     return predictor
 
 
+def find_classes(checkpoint, classes_file=None):
+    """The classes.ClassSet of a checkpoint: see classes.of_run.
+
+    Args:
+        checkpoint: str. classes_file: str or None, --classes.
+    """
+    settings = read_settings(os.path.dirname(checkpoint))
+    return classes.of_run(settings, read_network(checkpoint).number_of_classes, checkpoint, classes_file)
+
+
 LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision, which a resumed run may not have had
+FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
 
 
-def initialise(session, resume_from, vgg_checkpoint):
-    """Sets all variables: from the run's own checkpoint, else VGG16 from its checkpoint, else all at random."""
+def initialise(session, resume_from, start_from, class_set):
+    """Sets all variables: from the run's own checkpoint, else from start_from as far as that goes, else at random.
+
+    Args:
+        session: of the graph. resume_from: str or None.
+        start_from: str or None, a checkpoint of VGG16, or of a run: then all of it, if its classes are the same, else
+            what VGG16 has of it.
+        class_set: ClassSet.
+    """
     session.run(tf.global_variables_initializer())
     if resume_from:
         known = read_shapes(resume_from)
         restore(session, resume_from, [variable for variable in tf.global_variables()
                                        if variable.op.name in known or variable.op.name not in LOSS_SCALE])
         print(f'resumed from {resume_from}')
-    elif vgg_checkpoint:
-        restore_vgg(session, vgg_checkpoint)
+    elif start_from and has_these_classes(start_from, class_set):
+        restore_fcn(session, start_from)
+    elif start_from:
+        restore_vgg(session, start_from)
     else:
         print('no --checkpoint_path: all of VGG16 starts at random (He); expect to need far more steps')
 
@@ -247,69 +341,7 @@ def validate(session, predictor, reader, step, validations):
     example = run_input(session, reader.next_example, reader.record)
     probabilities = predict_example(session, predictor, example, reader.record)
     validations.draw(step, example, probabilities)
-    return utils.confusion_matrix(example['label'], probabilities.argmax(axis=-1), dataset.NUMBER_OF_CLASSES)
-
-
-class ValidationLog:
-    """Has validation pictures and the results page made in a process of their own, and logs them when they are done.
-
-    So a picture's line on the terminal may come some steps after the step that its path tells.
-    """
-
-    UNDER_WAY = 2  # jobs at most, so that probabilities do not pile up in memory
-    KILLED = ('the process that draws validation pictures was killed, for lack of memory perhaps; start again: '
-              'training resumes at the last checkpoint')
-
-    def __init__(self, args, pool, writer, eval_dir):
-        self.output_dir, self.pool, self.writer, self.eval_dir = args.output_dir, pool, writer, eval_dir
-        self.under_way = collections.deque()  # of (job, function that logs its result)
-
-    def draw(self, step, example, probabilities):
-        """Draws an example of input_pipeline.whole_images and its prediction, float32 [H, W, C]."""
-        found = [dataset.CLASS_NAMES[i] for i in np.unique(probabilities.argmax(axis=-1))]
-        self.submit(functools.partial(self.log, step, example, found),
-                    validation.write_validation, self.eval_dir, step, example['image'], example['label'], probabilities)
-
-    def rebuild_page(self):
-        """Makes the results page anew."""
-        self.submit(lambda page: None, report.write_page, self.output_dir)
-
-    def submit(self, log, function, *args):
-        """Has function(*args) run in the process, and `log` called with its result."""
-        # A process starts with the signals blocked that are blocked here. Ctrl-C, and the SIGTERM of a machine that
-        # goes down, reach all processes of a run; this one shall end when its last job is done.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        try:
-            self.under_way.append((self.pool.submit(function, *args), log))
-        except BrokenProcessPool:
-            raise UserError(self.KILLED) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def log_finished(self, under_way=UNDER_WAY):
-        """Logs what is done; waits while more than `under_way` jobs are not.
-
-        Raises:
-            OSError, UserError: a file cannot be written, or the process was killed.
-        """
-        while self.under_way and (self.under_way[0][0].done() or len(self.under_way) > under_way):
-            job, log = self.under_way.popleft()
-            try:
-                log(job.result())
-            except BrokenProcessPool:
-                raise UserError(self.KILLED) from None
-
-    def log(self, step, example, found, written):
-        """Puts what write_validation returned on the terminal and into TensorBoard."""
-        paths, (plain, refined) = written
-        print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
-              f'predicted {", ".join(found)} -> {os.path.join(self.eval_dir, f"val_{step}_*")}', flush=True)
-        height, width, _ = example['image'].shape
-        for name, path in paths.items():
-            with open(path, 'rb') as file:
-                picture = tf.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read())
-            self.writer.add_summary(
-                tf.Summary(value=[tf.Summary.Value(tag=f'validation/{name}', image=picture)]), step)
+    return utils.confusion_matrix(example['label'], probabilities.argmax(axis=-1), probabilities.shape[-1])
 
 
 # ------------------------------------------------------------------------------------------- scores over a record
@@ -374,118 +406,13 @@ def score_record(session, predictor, reader, before_each=lambda: None):
         score: utils.Score.
         loss_per_pixel: float, cross-entropy, the mean over all pixels that count; nan if there are none.
     """
-    score, loss = utils.Score(dataset.NUMBER_OF_CLASSES), 0.0
+    score, loss = utils.Score(predictor.network.number_of_classes), 0.0
     predictions = predict_record(session, predictor, reader, before_each)
     for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):
         score.add(example['label'], probabilities.argmax(axis=-1))
         loss += utils.cross_entropy(example['label'], probabilities)
     pixels = score.confusion.sum()
     return score, loss / pixels if pixels else float('nan')
-
-
-class EvaluationLog:
-    """The figures of --eval_steps on the terminal, in OUT/train/eval.csv and TensorBoard, and OUT/best.
-
-    OUT/best holds the weights of the step with the highest mean IoU in eval.csv, the first of equals. A run that is
-    killed at any point resumes with the two in agreement: `add` writes the new best beside the old one, and only
-    after the training checkpoint, from which a run goes on, has that step too, `drop_beaten` removes the old one.
-    """
-
-    COLUMNS = ('step', 'mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou', 'boundary_iou',
-               'loss_per_pixel')
-
-    def __init__(self, args, writer, start_step):
-        self.writer = writer
-        self.path = os.path.join(args.output_dir, 'train', 'eval.csv')
-        self.best_dir = os.path.join(args.output_dir, 'best')
-        self.saver = tf.train.Saver(tf.trainable_variables(), max_to_keep=None)
-        self.best_iou, self.best_step = -1.0, None
-        if args.eval_steps or os.path.exists(self.path):
-            for row in run_folder.keep_rows_up_to(self.path, self.COLUMNS, start_step):
-                if tf.train.checkpoint_exists(os.path.join(self.best_dir, f'model.ckpt-{row["step"]}')):
-                    self.note(int(row['step']), float(row['mean_iou']))
-            self.drop_beaten()
-
-    def note(self, step, mean_iou):
-        """Whether the step is the best so far, which it is from now on; nan never is."""
-        better = mean_iou > self.best_iou
-        if better:
-            self.best_iou, self.best_step = mean_iou, step
-        return better
-
-    def add(self, session, step, score, loss_per_pixel):
-        """Logs what score_record returned for a step, and keeps the weights if they are the best so far."""
-        figures = {**score.figures(), 'loss_per_pixel': loss_per_pixel}
-        better = self.note(step, figures['mean_iou'])
-        print('  eval {} images: mean IoU {mean_iou:.4f}, pixel accuracy {pixel_accuracy:.4f}, boundary IoU '
-              '{boundary_iou:.4f}, loss per pixel {loss_per_pixel:.4f}'.format(len(score.image_ious), **figures)
-              + (f' -> best so far, kept in {self.best_dir}' if better else ''), flush=True)
-        if better:
-            os.makedirs(self.best_dir, exist_ok=True)
-            save(session, self.saver, self.best_dir, step, write_state=False)
-            with utils.whole_file(os.path.join(self.best_dir, 'settings.json')) as partial:
-                shutil.copy(os.path.join(os.path.dirname(self.path), 'settings.json'), partial)
-        # All digits: evaluate.py on OUT/best gives the very same figure.
-        run_folder.append_row(self.path, [step, *(figures[name] for name in self.COLUMNS[1:])])
-        self.writer.add_summary(tf.Summary(value=[
-            tf.Summary.Value(tag=f'validation/{name}', simple_value=value) for name, value in figures.items()]), step)
-
-    def drop_beaten(self):
-        """Makes OUT/best hold and stand for the best step alone."""
-        if self.best_step is None:
-            return
-        best = f'model.ckpt-{self.best_step}'
-        tf.train.update_checkpoint_state(os.path.abspath(self.best_dir), best)
-        for name in os.listdir(self.best_dir):
-            if name.startswith('model.ckpt-') and not name.startswith(best + '.'):
-                os.remove(os.path.join(self.best_dir, name))
-
-
-# ------------------------------------------------------------------------------------------- the training log
-
-
-class TrainingLog:
-    """Averages over the steps since its last line; writes the terminal's line, OUT/train/log.csv and TensorBoard."""
-
-    COLUMNS = ('step', 'loss', 'loss_per_pixel', 'images_per_second', 'learning_rate')
-
-    def __init__(self, args, writer, start_step):
-        self.args, self.writer, self.start_step = args, writer, start_step
-        self.path = os.path.join(args.output_dir, 'train', 'log.csv')
-        self.started = time.perf_counter()
-        run_folder.keep_rows_up_to(self.path, self.COLUMNS, start_step)
-        self.clear()
-
-    def clear(self):
-        self.losses, self.losses_per_pixel, self.seconds = [], [], 0.0
-
-    def add(self, loss, loss_per_pixel, seconds):
-        """Takes in one step and the time that it alone took."""
-        self.losses.append(loss)
-        self.losses_per_pixel.append(loss_per_pixel)
-        self.seconds += seconds
-
-    def write(self, step):
-        """One line for the steps since the last one, if there are any."""
-        if not self.losses:
-            return
-        values = (step, np.mean(self.losses), np.mean(self.losses_per_pixel),
-                  len(self.losses) * self.args.batch_size / self.seconds, self.args.learning_rate)
-        steps_done = step - self.start_step
-        left = (time.perf_counter() - self.started) / steps_done * (self.args.max_steps - step)
-        print('step {:5d}/{}  loss {:8.2f}  per pixel {:.4f}  {:.2f} images/s  {} left'.format(
-            step, self.args.max_steps, *values[1:4], format_seconds(left)), flush=True)
-
-        run_folder.append_row(self.path, [step, *(f'{value:.6g}' for value in values[1:])])
-        self.writer.add_summary(tf.Summary(value=[
-            tf.Summary.Value(tag=tag, simple_value=value) for tag, value in zip(self.COLUMNS[1:], values[1:])]), step)
-        self.clear()
-
-
-def format_seconds(seconds):
-    """3725.4 -> '1:02:05'."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
 
 
 # ------------------------------------------------------------------------------------------- the program
@@ -501,25 +428,50 @@ def train(args):
     with utils.StopSignals() as signals:
         num_examples = input_pipeline.count_examples(args.dataset_train)
         num_val_examples = input_pipeline.count_examples(args.dataset_val, whole=True)
+        class_set = find_training_classes(args)
+        network = Network(args.model, len(class_set.names), args.fc_channels, args.upsampling, args.skip_scales)
+        class_weights, crf_parameters = find_class_weights(args), crf.read_parameters(args.crf_params)
         train_dir, eval_dir = make_run_folder(args)
         with run_folder.lock(train_dir), tf.Graph().as_default():
             run_folder.remove_leftovers(args.output_dir)
             resume_from, start_step = find_resume(train_dir)
+            if resume_from:
+                check_same_network(args, class_set, train_dir)
             first_step = start_step if owes_evaluation(args, start_step) else start_step + 1
             if first_step > args.max_steps:
                 print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
                 return
             tf.set_random_seed(args.seed)
-            graph = TrainingGraph(build_training(args, num_examples, start_step), build_predictor(args.fc_channels),
-                                  *build_readers(args, num_val_examples, start_step))
+            graph = TrainingGraph(build_training(args, network, num_examples, start_step, class_weights),
+                                  build_predictor(network), *build_readers(args, num_val_examples, start_step))
+            print(recipes.describe(args), flush=True)
             with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
-                initialise(session, resume_from, args.checkpoint_path)
+                initialise(session, resume_from, args.checkpoint_path, class_set)
                 session.run(graph.pictured.initializer)
-                run = Run(args, graph, session, pool, signals, resume_from, start_step)
+                run = Run(args, class_set, crf_parameters, graph, session, pool, signals, resume_from, start_step)
                 signals.hold()
                 run.go_on(first_step)
         page = report.write_page(args.output_dir)
     print(f'done: checkpoints and TensorBoard events in {train_dir}, pictures in {eval_dir}, all to look at in {page}')
+
+
+def find_training_classes(args):
+    """The ClassSet of both records; UserError if they, or --classes, differ."""
+    class_set = classes.of_record(args.dataset_train, args.classes)
+    classes.check_same(class_set, args.dataset_train, classes.of_record(args.dataset_val, args.classes),
+                       args.dataset_val)
+    return class_set
+
+
+def find_class_weights(args):
+    """float32 [C], or None without --class_weights; UserError if the record's side file is missing."""
+    if args.class_weights == 'none':
+        return None
+    counted = classes.read_side_file(args.dataset_train)
+    if counted is None:
+        raise UserError(f'{classes.side_file(args.dataset_train)}: missing, and --class_weights needs its counts; '
+                        'write the record again with convert_fcn_dataset.py')
+    return recipes.median_frequency_weights(counted['pixels'][:-1])
 
 
 class Run:
@@ -527,6 +479,7 @@ class Run:
 
     Args:
         args: of parse_args.
+        class_set: classes.ClassSet. crf_parameters: crf.Parameters.
         graph: TrainingGraph.
         session: with all variables set.
         pool: of crf.start_processes, one process that draws.
@@ -534,7 +487,7 @@ class Run:
         resume_from, start_step: of find_resume.
     """
 
-    def __init__(self, args, graph, session, pool, signals, resume_from, start_step):
+    def __init__(self, args, class_set, crf_parameters, graph, session, pool, signals, resume_from, start_step):
         self.args, self.graph, self.session, self.signals = args, graph, session, signals
         self.train_dir, eval_dir = make_run_folder(args)
         self.saver = tf.train.Saver(max_to_keep=MAX_TO_KEEP, save_relative_paths=True)  # the folder may be moved
@@ -542,11 +495,12 @@ class Run:
         if resume_from:
             take_over(self.saver, self.train_dir, resume_from)
             writer.start_at(start_step + 1)
-        save_settings(args, self.train_dir, resume_from)
+        save_settings(args, class_set, self.train_dir, resume_from)
         self.writer = writer
-        self.log, self.evaluations = TrainingLog(args, writer, start_step), EvaluationLog(args, writer, start_step)
-        self.validations = ValidationLog(args, pool, writer, eval_dir)
-        self.watchdog = Watchdog(dataset.CLASS_NAMES)
+        self.log = TrainingLog(args, writer, start_step)
+        self.evaluations = EvaluationLog(args, network_variables(), writer, start_step)
+        self.validations = ValidationLog(args.output_dir, eval_dir, class_set, crf_parameters, pool, writer)
+        self.watchdog = Watchdog(class_set.names)
         self.start_step = self.done = self.kept = start_step
         self.recent = collections.deque(maxlen=2)  # (step, ids of its batch)
 
@@ -582,10 +536,10 @@ class Run:
     def learn(self, step):
         """Does one step, logs it, and pictures a validation image where one is due."""
         histogram_writer = self.writer if due(step, self.args.summary_steps) else None
-        loss, loss_per_pixel, seconds = run_step(self.session, self.graph.ops, self.args.dataset_train,
-                                                 histogram_writer, step, self.recent)
+        loss, loss_per_pixel, learning_rate, seconds = run_step(
+            self.session, self.graph.ops, self.args.dataset_train, histogram_writer, step, self.recent)
         self.done = step
-        self.log.add(loss, loss_per_pixel, seconds)
+        self.log.add(loss, loss_per_pixel, learning_rate, seconds)
         self.watchdog.see_loss(step, loss_per_pixel)
         if step == self.start_step + 1 or due(step, self.args.log_steps) or step == self.args.max_steps:
             self.log.write(step)
@@ -646,8 +600,9 @@ def run_step(session, ops, record, histogram_writer, step, recent=None):
         UserError: the loss is not finite, or an example cannot be decoded.
     """
     started = time.perf_counter()
-    fetches = [ops.loss, ops.loss_per_pixel, ops.ids, ops.train_op] + ([ops.histograms] if histogram_writer else [])
-    loss, loss_per_pixel, ids, _, *histograms = run_input(session, fetches, record)
+    fetches = [ops.loss, ops.loss_per_pixel, ops.learning_rate, ops.ids, ops.train_op]
+    fetches += [ops.histograms] if histogram_writer else []
+    loss, loss_per_pixel, learning_rate, ids, _, *histograms = run_input(session, fetches, record)
     seconds = time.perf_counter() - started
     recent = collections.deque() if recent is None else recent
     recent.append((step, ids))
@@ -655,7 +610,7 @@ def run_step(session, ops, record, histogram_writer, step, recent=None):
         raise UserError(f'the loss is not finite at step {step}: {explain_spoilt(recent)}')
     for summary in histograms:
         histogram_writer.add_summary(summary, step)
-    return loss, loss_per_pixel, seconds
+    return loss, loss_per_pixel, learning_rate, seconds
 
 
 def check_finite(session, ops, kept, recent):
@@ -704,8 +659,8 @@ def run_input(session, fetches, record):
                         'write it again with convert_fcn_dataset.py') from None
 
 
-def save_settings(args, train_dir, resume_from):
-    """Writes every flag's value beside the checkpoints, as settings.json, and where VGG16's weights came from.
+def save_settings(args, class_set, train_dir, resume_from):
+    """Writes every flag's value beside the checkpoints, as settings.json, the classes, and where VGG16 came from.
 
     `vgg_weights_from` is the checkpoint's path or 'random start'. A run that resumes keeps what it began with.
     """
@@ -713,7 +668,8 @@ def save_settings(args, train_dir, resume_from):
     if resume_from:
         before = read_settings(train_dir)
         origin = before.get('vgg_weights_from') or before.get('checkpoint_path') or 'unknown'
-    utils.save_json(os.path.join(train_dir, 'settings.json'), {**vars(args), 'vgg_weights_from': origin})
+    utils.save_json(os.path.join(train_dir, 'settings.json'),
+                    {**vars(args), 'classes': classes.as_json(class_set), 'vgg_weights_from': origin})
 
 
 def read_settings(folder):
@@ -730,6 +686,18 @@ def read_settings(folder):
         return {}
     except (ValueError, TypeError):
         raise UserError(f'{path}: not the settings of a run; remove it') from None
+
+
+def check_same_network(args, class_set, train_dir):
+    """Raises UserError if a run that is to be resumed has another network or optimiser than args."""
+    before = read_settings(train_dir)
+    for name in ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer'):
+        if name in before and before[name] != getattr(args, name):
+            raise UserError(f'{train_dir}: its run has --{name} {before[name]}, now it is {getattr(args, name)}; give '
+                            'the same, or start anew in another --output_dir, from this run by --checkpoint_path')
+    if before.get('classes'):
+        known = classes.of_run(before, len(before['classes']), os.path.join(train_dir, 'checkpoint'))
+        classes.check_same(class_set, args.dataset_train, known, f'the run in {train_dir}')
 
 
 def session_config(args=None):
@@ -770,21 +738,23 @@ def parse_args(argv=None):
     """The program's flags; see --help."""
     parser = utils.ArgumentParser('Trains FCN-8s on the records of convert_fcn_dataset.py. A second call with the same '
                                   '--output_dir goes on where the first one ended.')
-    parser.add_argument('--checkpoint_path', help='slim checkpoint of VGG16 to start from; without it, a random start')
+    parser.add_argument('--checkpoint_path',
+                        help='what to start from: a slim checkpoint of VGG16, or a run of a coarser or the same '
+                             '--model; without it, a random start')
     parser.add_argument('--output_dir', default='results',
                         help='run folder: checkpoints in train/, pictures in eval/, best weights in best/')
     parser.add_argument('--dataset_train', default='data/fcn_train.record', help='record to train on')
     parser.add_argument('--dataset_val', default='data/fcn_val.record',
                         help='record of the validation pictures and scores')
-    parser.add_argument('--batch_size', type=utils.positive_int, default=16, help='crops a step')
+    parser.add_argument('--classes', metavar='FILE',
+                        help='names of the classes, one a line, for records that have no side file to name them')
+    parser.add_argument('--model', choices=SKIPS, default='fcn_8s', help='how fine: with two skips, one or none')
     parser.add_argument('--max_steps', type=utils.positive_int, default=1500,
                         help='steps in all, resumed ones included')
-    parser.add_argument('--learning_rate', type=utils.non_negative_float, default=1e-4, help="Adam's")
-    parser.add_argument('--crop_size', type=utils.positive_int, default=224,
-                        help='side of the training crops in pixels')
     parser.add_argument('--fc_channels', type=utils.positive_int, default=4096,
                         help='width of fc6 and fc7; 4096 is what published weights have')
-    parser.add_argument('--weight_decay', type=utils.non_negative_float, default=0.0, help='L2 on the kernels')
+    parser.add_argument('--class_weights', choices=('none', 'median_frequency'), default='none',
+                        help='weights of the classes in the loss; median_frequency makes up for rare ones')
     parser.add_argument('--log_steps', type=utils.positive_int, default=10, help='steps between log lines')
     parser.add_argument('--save_steps', type=utils.positive_int, default=100, help='steps between checkpoints')
     parser.add_argument('--val_steps', type=utils.non_negative_int, default=200,
@@ -803,7 +773,10 @@ def parse_args(argv=None):
                              'gives the same weights bit for bit, interrupted or not')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,
                         help='of the order of examples, the crops, dropout, and the random starts')
-    return parser.parse_args(argv)
+    parser.add_argument('--crf_params', metavar='FILE',
+                        help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")
+    recipes.add_flags(parser)
+    return recipes.parse(parser, argv)
 
 
 def quiet_tensorflow():

@@ -368,6 +368,22 @@ def non_negative_float(text):
     return _in_range(_parse(float, text), 0, sys.float_info.max)
 
 
+def positive_float(text):
+    """argparse type: a finite float above 0."""
+    number = non_negative_float(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError('0 is not above 0')
+    return number
+
+
+def share(text):
+    """argparse type: a float of at least 0 and below 1."""
+    number = non_negative_float(text)
+    if number >= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not below 1')
+    return number
+
+
 def _parse(kind, text):
     try:
         return kind(text)

@@ -11,7 +11,7 @@ import crf
 import utils
 
 
-def write_validation(folder, step, image, label, probabilities, class_set):
+def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=None):
     """Writes the pictures of one validation image at its true size.
 
     `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined

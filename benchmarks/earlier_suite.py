@@ -50,7 +50,7 @@ def build_graph(train_record, val_record, batch_size, crop_size, fc_channels):
     images, labels = tf.cond(is_training, lambda: train_batch, lambda: val_batch)
     images.set_shape([batch_size, crop_size, crop_size, 3])
 
-    logits = train.fcn_8s(images, is_training=is_training, fc_channels=fc_channels)
+    logits = train.fcn(images, train.Network(fc_channels=fc_channels), is_training)
     loss, _ = train.segmentation_loss(logits, labels)
     optimizer = tf.train.AdamOptimizer(1e-4)
     gradients = optimizer.compute_gradients(loss)

@@ -1,6 +1,6 @@
 """The same FCN-8s in PyTorch, eager, for comparison. The one module that needs torch: pip install torch==2.13.0
 
-Filling, padding and the transposed convolutions are those of train.fcn_8s: the same weights give the same logits.
+Filling, padding and the transposed convolutions are those of train.fcn: the same weights give the same logits.
 """
 import time
 
@@ -16,7 +16,7 @@ from utils import bilinear_upsample_weights
 
 
 class FCN8s(nn.Module):
-    """FCN-8s on VGG16; modules are called as the variables of train.fcn_8s.
+    """FCN-8s on VGG16; modules are called as the variables of train.fcn.
 
     Args:
         fc_channels: int, width of fc6 and fc7. number_of_classes: int, C.
@@ -73,7 +73,7 @@ def to_torch(kernel):
 
 
 def load_weights(network, variables):
-    """Sets the network's weights from those of train.fcn_8s, dict of name to array."""
+    """Sets the network's weights from those of train.fcn, dict of name to array."""
     with torch.no_grad():
         for name, values in variables.items():
             layer, _, kind = name.removeprefix('vgg_16/').rpartition('/')

@@ -9,6 +9,7 @@ from unittest import mock
 
 import tensorflow.compat.v1 as tf
 
+import classes
 import input_pipeline
 import train
 from benchmarks.measure import Round, warm_up_then
@@ -29,10 +30,11 @@ def start_training(args):
     train.quiet_tensorflow()
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
-        ops = train.build_training(args, input_pipeline.count_examples(args.dataset_train), start_step=0)
-        train.build_predictor(args.fc_channels)
+        network = train.Network(fc_channels=args.fc_channels)
+        ops = train.build_training(args, network, input_pipeline.count_examples(args.dataset_train), start_step=0)
+        train.build_predictor(network)
         with tf.Session(config=train.session_config(args)) as session:
-            train.initialise(session, None, None)
+            train.initialise(session, None, None, classes.VOC)
             yield session, ops
 
 
@@ -147,8 +149,8 @@ def write_checkpoint(path, fc_channels):
     train.quiet_tensorflow()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
-        train.build_predictor(fc_channels)
+        train.build_predictor(train.Network(fc_channels=fc_channels))
         session.run(tf.global_variables_initializer())
         started = time.perf_counter()
-        tf.train.Saver(tf.trainable_variables()).save(session, path, write_meta_graph=False)
+        tf.train.Saver(train.network_variables()).save(session, path, write_meta_graph=False)
     yield Round(1, time.perf_counter() - started)

@@ -160,10 +160,10 @@ class Predictor:
         self.photo, self.out = os.path.join(folder, 'photo'), os.path.join(folder, 'out')
         self.checkpoint = os.path.join(folder, 'narrow.ckpt')
         with tf.Graph().as_default():
-            self.predictor = train.build_predictor(fc_channels=8)
+            self.predictor = train.build_predictor(train.Network(fc_channels=8))
             self.session = tf.Session(config=train.session_config())
             self.session.run(tf.global_variables_initializer())
-            tf.train.Saver(tf.trainable_variables()).save(self.session, self.checkpoint, write_meta_graph=False)
+            tf.train.Saver(train.network_variables()).save(self.session, self.checkpoint, write_meta_graph=False)
         self.index_path, self.data_path = self.checkpoint + '.index', self.checkpoint + '.data-00000-of-00001'
         self.index = Path(self.index_path).read_bytes()
         self.blocks = self.find_blocks()

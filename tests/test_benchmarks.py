@@ -156,7 +156,7 @@ def test_pytorch_gives_the_logits_and_the_loss_of_our_network():
     rng = np.random.RandomState(0)
     image = rng.randint(0, 256, (2, 50, 71, 3)).astype(np.float32)
     labels = rng.choice([*range(21), 255], (2, 50, 71)).astype(np.int32)
-    logits = train.fcn_8s(tf.constant(image), fc_channels=16)
+    logits = train.fcn(tf.constant(image), train.Network(fc_channels=16))
     loss, _ = train.segmentation_loss(logits, tf.constant(labels))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

@@ -64,7 +64,7 @@ def wild(trained, tmp_path_factory):
         train.load_predictor(session, train.find_checkpoint(str(trained / 'train')))
         kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
         session.run(kernel.assign(random.normal(0, 0.1, kernel.shape.as_list())))
-        tf.train.Saver(tf.trainable_variables()).save(session, path, write_meta_graph=False)
+        tf.train.Saver(train.network_variables()).save(session, path, write_meta_graph=False)
     return path
 
 
@@ -431,8 +431,8 @@ def test_the_export_is_a_version_folder_of_weights_only(trained, tmp_path, capsy
         assert sorted(os.listdir(tmp_path / version)) == ['saved_model.pb', 'variables']
     assert sorted(os.listdir(tmp_path)) == ['3', '4', '5', 'notes']
     names = {name for name, _ in tf.train.list_variables(str(tmp_path / '4' / 'variables' / 'variables'))}
-    train.build_predictor(fc_channels=8)
-    assert names == {v.op.name for v in tf.trainable_variables()}
+    train.build_predictor(train.Network(fc_channels=8))
+    assert names == {v.op.name for v in train.network_variables()}
     assert any('Adam' in name for name, _ in tf.train.list_variables(str(trained / 'train')))
 
 

@@ -519,7 +519,8 @@ def test_weights_that_are_not_finite_are_never_kept(record, tmp_path, monkeypatc
 def test_xla_does_not_drop_the_check(server, record, tmp_path):
     """In a process of its own: XLA's settings cannot be taken back."""
     code = ('import numpy as np, tensorflow.compat.v1 as tf, train, sys; args = train.parse_args(sys.argv[1:]);'
-            'train.prepare_arithmetic(args); tf.disable_eager_execution(); ops = train.build_training(args, 5, 0);'
+            'train.prepare_arithmetic(args); tf.disable_eager_execution();'
+            'ops = train.build_training(args, train.Network(fc_channels=8), 5, 0);'
             'session = tf.Session(config=train.session_config(args)); session.run(tf.global_variables_initializer());'
             'session.run(ops.check_finite); variable = tf.trainable_variables("vgg_16/fc7/biases")[0];'
             'variable.load(np.full(8, np.nan), session); train.check_finite(session, ops, 0, [(1, [b"a"])])')

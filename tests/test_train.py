@@ -14,13 +14,16 @@ from conftest import draw_pair, encode, write_record
 from PIL import Image
 
 import checkpoints
+import classes
 import dataset
 import evaluate
 import train
+import training_log
 import utils
 import validation
 import vgg
 import watchdog
+from train import Network
 from utils import UserError
 
 ROOT = os.path.dirname(train.__file__)
@@ -54,7 +57,7 @@ def events(folder):
 
 def test_logits_have_the_images_size():
     image = tf.placeholder(tf.uint8, [None, None, None, 3])
-    logits = train.fcn_8s(image, fc_channels=8)
+    logits = train.fcn(image, Network(fc_channels=8))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         for size in ((1, 1), (33, 47), (375, 500), (500, 333), (32, 64)):
@@ -63,15 +66,16 @@ def test_logits_have_the_images_size():
 
 
 def test_new_variables_live_under_fc8_and_start_as_they_should():
-    train.fcn_8s(tf.zeros([1, 32, 32, 3]), fc_channels=8)
-    train.fcn_8s(tf.zeros([1, 64, 64, 3]), fc_channels=8)  # built again, it shares its variables
+    train.fcn(tf.zeros([1, 32, 32, 3]), Network(fc_channels=8))
+    train.fcn(tf.zeros([1, 64, 64, 3]), Network(fc_channels=8))  # built again, it shares its variables
     new = {v.op.name: v for v in tf.global_variables() if 'fc8' in v.op.name}
     assert {name: v.shape.as_list() for name, v in new.items()} == {
         'vgg_16/fc8/weights': [1, 1, 8, 21], 'vgg_16/fc8/biases': [21],
         'vgg_16/fc8/conv_pool4/weights': [1, 1, 512, 21], 'vgg_16/fc8/conv_pool4/biases': [21],
         'vgg_16/fc8/conv_pool3/weights': [1, 1, 256, 21], 'vgg_16/fc8/conv_pool3/biases': [21],
         'vgg_16/fc8/t_conv_x2_1': [4, 4, 21, 21], 'vgg_16/fc8/t_conv_x2_2': [4, 4, 21, 21],
-        'vgg_16/fc8/t_conv_x8': [16, 16, 21, 21]}
+        'vgg_16/fc8/t_conv_x8': [16, 16, 21, 21],
+        'vgg_16/fc8/scale_pool4': [], 'vgg_16/fc8/scale_pool3': []}
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         assert not session.run(new['vgg_16/fc8/conv_pool4/weights']).any()
@@ -90,7 +94,7 @@ def interpolate(values, factor):
 def test_upsampling_is_bilinear_interpolation_away_from_the_border():
     """With zero skips and fc8 as the identity on fc7's channels, the logits are fc7 upsampled x2, x2, x8."""
     image = tf.constant(np.random.RandomState(0).randint(0, 256, (1, 160, 192, 3)), tf.uint8)
-    logits = train.fcn_8s(image, fc_channels=21)
+    logits = train.fcn(image, Network(fc_channels=21))
     fc7 = tf.get_default_graph().get_tensor_by_name('vgg_16/fc7/Relu:0')
     kernel = tf.trainable_variables('vgg_16/fc8/weights')[0]
     with tf.Session() as session:
@@ -107,7 +111,7 @@ def test_upsampling_is_bilinear_interpolation_away_from_the_border():
 
 def test_skips_add_the_scores_of_the_pools():
     """A bias of pool4's score spreads over the image as it is: bilinear kernels keep a constant."""
-    logits = train.fcn_8s(tf.zeros([1, 96, 96, 3]), fc_channels=8)
+    logits = train.fcn(tf.zeros([1, 96, 96, 3]), Network(fc_channels=8))
     biases = {name: tf.trainable_variables(f'vgg_16/fc8/{name}/biases')[0] for name in ('conv_pool4', 'conv_pool3')}
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -117,7 +121,7 @@ def test_skips_add_the_scores_of_the_pools():
 
 
 def test_the_mean_is_removed_from_raw_rgb():
-    train.fcn_8s(tf.constant(np.full((1, 32, 32, 3), (123.68, 116.78, 103.94)), tf.float32), fc_channels=8)
+    train.fcn(tf.constant(np.full((1, 32, 32, 3), (123.68, 116.78, 103.94)), tf.float32), Network(fc_channels=8))
     first = tf.get_default_graph().get_tensor_by_name('vgg_16/conv1/conv1_1/Relu:0')
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -187,7 +191,7 @@ def write_slim_checkpoint(path, fc_channels=8, leave_out=(), version=tf.train.Sa
 
 def restore_into_fcn(path, fc_channels=8):
     """Builds FCN-8s, restores VGG from `path`, returns all variables' values and global_step's."""
-    train.fcn_8s(tf.zeros([1, 32, 32, 3]), fc_channels=fc_channels)
+    train.fcn(tf.zeros([1, 32, 32, 3]), Network(fc_channels=fc_channels))
     step = tf.train.create_global_step()
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -336,7 +340,7 @@ def test_a_run_whose_checkpoint_is_gone_is_not_started_anew(record, tmp_path, st
 
 def test_a_resume_that_fails_leaves_the_settings(record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 1))
-    with pytest.raises(UserError, match='is --fc_channels the same'):
+    with pytest.raises(UserError, match='its run has --fc_channels 8, now it is 16'):
         train.main(short_run(record, tmp_path, '--max_steps', 2, '--fc_channels', 16, '--seed', 5))
     settings = train.read_settings(str(tmp_path / 'train'))
     assert (settings['fc_channels'], settings['seed']) == (8, 0)
@@ -396,19 +400,20 @@ def test_write_validation_scores_the_image(tmp_path):
     label = np.array([[0, 0, 3, 255]] * 4, np.uint8)
     probabilities = np.full((4, 4, 21), 0.001, np.float32)
     probabilities[:, :, 0] = 0.98
-    _, (plain, _) = validation.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities)
+    _, (plain, _) = validation.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities,
+                                                 classes.VOC, None)
     assert plain == pytest.approx((8 / 12 + 0) / 2)  # background: 8 right of 12; class 3: none of 4
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_7_prediction.png')), 0)
 
 
 @pytest.mark.parametrize('seconds, text', [(0.4, '0:00:00'), (59.6, '0:01:00'), (3725.4, '1:02:05')])
 def test_format_seconds(seconds, text):
-    assert train.format_seconds(seconds) == text
+    assert training_log.format_seconds(seconds) == text
 
 
 def test_settings_keep_where_vgg_came_from(tmp_path):
     def origin(*argv, resume_from=None):
-        train.save_settings(train.parse_args(list(argv)), str(tmp_path), resume_from)
+        train.save_settings(train.parse_args(list(argv)), classes.VOC, str(tmp_path), resume_from)
         return json.loads((tmp_path / 'settings.json').read_text())['vgg_weights_from']
 
     assert origin() == 'random start'
@@ -450,7 +455,7 @@ def test_best_holds_the_step_with_the_highest_mean_iou(record, tmp_path):
 
     logged = {(step, value.tag): value.simple_value for step, value in events(tmp_path)}
     for row in rows:
-        for name in train.EvaluationLog.COLUMNS[1:]:
+        for name in training_log.EvaluationLog.COLUMNS[1:]:
             assert logged[int(row['step']), f'validation/{name}'] == pytest.approx(float(row[name]), rel=1e-6)
 
     train.main(short_run(record, tmp_path, '--max_steps', 6, '--eval_steps', 3))
@@ -488,7 +493,8 @@ def test_an_image_too_large_for_memory_is_named():
                 raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
             return self.results.pop(0)
 
-    predictor, reader = train.Predictor('image', 'probabilities'), train.Reader('a.record', 1, 'initializer', 'next')
+    predictor = train.Predictor('image', 'probabilities', Network())
+    reader = train.Reader('a.record', 1, 'initializer', 'next')
     with pytest.raises(UserError, match='^a.record: out of memory at big, 4 x 3 pixels; leave it out'):
         next(train.predict_record(Session(), predictor, reader))
 
@@ -504,7 +510,7 @@ class Run:
 
     def start(self, start_step=0):
         writer = tf.summary.FileWriterCache.get(str(self.folder / 'train'))
-        return train.EvaluationLog(self.args, writer, start_step)
+        return training_log.EvaluationLog(self.args, [self.step], writer, start_step)
 
     def add(self, log, step, right):
         """Evaluates a network that has `right` of ten pixels right, all of one class."""
