@@ -2,58 +2,37 @@
 
     python convert_fcn_dataset.py --data_dir VOCdevkit/VOC2012 --output_dir data
 
-The JPEG's own bytes go in unchanged; a mask becomes an 8-bit grey PNG of class indices in which void stays 255. The
-schema is in dataset.py. Layout and colour map of the masks: the PASCAL VOC development kit
+The JPEG's own bytes go in unchanged, unless --scale makes them smaller; a mask becomes an 8-bit grey PNG of class
+indices in which void stays 255. The schema is in dataset.py. The classes are VOC's or those of `--classes FILE`; a side
+file, RECORD.json, remembers them beside each record. Layout and colour map of the masks: the PASCAL VOC development kit
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
 `--train_split trainaug --train_label_dir SegmentationClassAug`. `--check` reads all and writes nothing; what it sees is
 judged in dataset_doctor.py.
 """
+import argparse
 import collections
 import concurrent.futures
 import contextlib
 import functools
-import io
 import os
-import stat
-import struct
 import sys
 import warnings
-import zlib
 from typing import NamedTuple
 
-import cv2
 import google_crc32c
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+import classes
 import dataset_doctor
+import pictures
 import utils
-from dataset import (
-    CLASS_NAMES,
-    IGNORE_LABEL,
-    MAX_FILE_BYTES,
-    MAX_PIXELS,
-    MAX_SCANS,
-    NUMBER_OF_CLASSES,
-    has_endless_scans,
-    make_example,
-    write_example,
-)
+from dataset import IGNORE_LABEL, make_example, write_example
 from dataset_doctor import Finding, Pair
+from pictures import BadFileError
 
-# Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
-PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-GREY, PALETTE = 0, 3  # colour types of a PNG
 MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters
-
-
-class BadFileError(Exception):
-    """A picture that cannot be used. Its message is `path: reason`, one line; `kind` says it in two words."""
-
-    def __init__(self, message, kind='unreadable'):
-        super().__init__(message)
-        self.kind = kind
 
 
 class Split(NamedTuple):
@@ -67,13 +46,6 @@ class Split(NamedTuple):
     @property
     def record_name(self):
         return f'fcn_{self.role}.record'
-
-
-class Label(NamedTuple):
-    """A mask as the record has it."""
-    png: bytes  # one channel, uint8 class index, 255 kept
-    size: tuple  # width, height
-    pixels: np.ndarray  # int64 [256], by value
 
 
 class Converted(NamedTuple):
@@ -104,6 +76,12 @@ def parse_args(argv=None):
                             help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt')
         parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
                             help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
+    parser.add_argument('--classes', metavar='FILE',
+                        help="text file with the classes' names in the order of the masks' values, one a line; NAME "
+                             "#rrggbb names a class's colour as well; without it the classes are VOC's")
+    parser.add_argument('--scale', type=scale_factor, default=1.0, metavar='F',
+                        help='scale pictures to F of their sides, up to 1: images by averaging areas, as JPEGs of '
+                             'quality 95 without chroma subsampling (4:4:4), masks by nearest neighbour')
     parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
                         help='threads that read and check pictures; the records do not depend on it')
     parser.add_argument('--skip_bad', action='store_true',
@@ -115,6 +93,14 @@ def parse_args(argv=None):
     if args.check_json and not args.check:
         parser.error('--check_json goes with --check')
     return args
+
+
+def scale_factor(text):
+    """argparse type: a float above 0, and 1 at most."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0 and up to 1')
 
 
 def find_splits(args):
@@ -203,154 +189,6 @@ def check_disjoint(splits, ids_by_split):
 # ------------------------------------------------------------------------------------------- one pair
 
 
-def check_file(path, data_dir):
-    """BadFileError unless `path` is a file of a sane size that lies, once links are followed, where it may.
-
-    A link to a picture may not lead out of the data folder: a data set from elsewhere could have other files of this
-    machine copied into the records. The data folder itself and the folders in it may be links, as they often are.
-    """
-    try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            real, folder = os.path.realpath(path), os.path.dirname(path)
-            if not any(real.startswith(os.path.join(os.path.realpath(root), '')) for root in (data_dir, folder)):
-                raise BadFileError(f'{path}: is a link that leads out of the data folder; copy the file, or link the '
-                                   'whole folder', 'link')
-            status = os.stat(path)
-    except OSError as error:
-        kind = 'missing' if isinstance(error, FileNotFoundError) else 'unreadable'
-        raise BadFileError(f'{path}: {error.strerror}', kind) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise BadFileError(f'{path}: is no file')
-    if status.st_size > MAX_FILE_BYTES:
-        raise BadFileError(f'{path}: is larger than {MAX_FILE_BYTES >> 20} MB', 'too large')
-
-
-def read_picture(path, kind):
-    """Reads a file and decodes it to its last byte.
-
-    Args:
-        path: str.
-        kind: 'JPEG' or 'PNG', the only format that is accepted.
-
-    Returns:
-        (bytes of the file, PIL image, its (width, height)). Of a JPEG, which nobody looks at here, the image may be
-        smaller than that. BadFileError if the file is missing, of another format, truncated or damaged.
-    """
-    try:
-        with open(path, 'rb') as file:
-            data = file.read()
-        picture = Image.open(io.BytesIO(data), formats=[kind])
-        size = picture.size
-        if picture.width * picture.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        if picture.info.get('progressive') and has_endless_scans(data):
-            raise ValueError(f'has more than {MAX_SCANS} scans; save it anew')
-        if kind == 'PNG':
-            picture.verify()  # the checksums, which load() passes over
-            picture = Image.open(io.BytesIO(data), formats=[kind])
-        picture.draft(None, (1, 1))  # of a JPEG all bytes are decoded, but only an eighth made: enough to check it
-        picture.load()
-    except UnidentifiedImageError as error:
-        raise BadFileError(f'{path}: is not a {kind} file, or its header is damaged') from error
-    except Image.DecompressionBombError as error:
-        reason = f'more than {MAX_PIXELS // 10 ** 6} million pixels; scale it down'
-        raise BadFileError(f'{path}: {reason}', 'too large') from error
-    except Exception as error:  # a decoder may raise nearly anything on damaged bytes
-        reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-        raise BadFileError(f'{path}: {" ".join(reason.split())}') from error
-    return data, picture, size
-
-
-def read_label(path):
-    """Reads a mask: palette and grey values are class indices, colours go through the VOC colour map.
-
-    Returns:
-        `Label`. BadFileError for a file, a colour or a class that cannot be used.
-    """
-    data, picture, size = read_picture(path, 'PNG')
-    bit_depth, colour_type = data[24], data[25]  # of the IHDR chunk, which the PNG standard puts first
-    if bit_depth == 8 and colour_type in (GREY, PALETTE):
-        png = as_grey_png(data)
-    else:
-        labels = decode_label(picture, bit_depth, path)
-        png, picture = cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes(), Image.fromarray(labels)
-    pixels = np.array(picture.histogram())
-    wrong = np.flatnonzero(pixels[NUMBER_OF_CLASSES:IGNORE_LABEL])
-    if wrong.size:
-        raise wrong_class(path, NUMBER_OF_CLASSES + wrong[0])
-    return Label(png, size, pixels)
-
-
-def as_grey_png(data):
-    """A PNG of 8-bit palette indices or greys as one of greys: the same compressed pixels behind another header.
-
-    So a mask need not be compressed anew, which would take as long as reading and checking it. Source: the chapters
-    "Chunk layout" and "IHDR Image header" of the W3C's PNG specification.
-    """
-    chunks, position, kind = [data[:8]], 8, b''
-    while kind != b'IEND':  # what follows is no part of the picture
-        length, kind = struct.unpack_from('>I4s', data, position)
-        end = position + 12 + length
-        if kind == b'IHDR':
-            header = kind + data[position + 8:position + 17] + bytes([GREY]) + data[position + 18:position + 21]
-            chunks.append(struct.pack('>I', length) + header + struct.pack('>I', zlib.crc32(header)))
-        elif kind in (b'IDAT', b'IEND'):
-            chunks.append(data[position:end])
-        position = end
-    return b''.join(chunks)
-
-
-def decode_label(picture, bit_depth, path):
-    """A mask of any kind but 8-bit palette and grey, as uint8 [H, W]; BadFileError as of read_label."""
-    if picture.mode in ('RGB', 'RGBA'):
-        return decode_colours(np.asarray(picture)[:, :, :3], path)
-    if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
-        raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB',
-                           'kind of mask')
-    labels = np.asarray(picture)
-    if picture.mode == 'L' and bit_depth < 8:
-        labels = labels // (255 // (2 ** bit_depth - 1))  # Pillow stretches 2 and 4 bits of grey to 0..255
-    if labels.max() > IGNORE_LABEL:
-        raise wrong_class(path, labels[labels > IGNORE_LABEL].min())
-    return labels.astype(np.uint8)
-
-
-def wrong_class(path, value):
-    """The BadFileError of a mask with a value that is no class."""
-    return BadFileError(f'{path}: class {value} is neither 0..{NUMBER_OF_CLASSES - 1} nor {IGNORE_LABEL}',
-                        'class out of range')
-
-
-def decode_colours(colours, path):
-    """Turns a mask in VOC colours into class indices.
-
-    Args:
-        colours: uint8 RGB [H, W, 3].
-        path: str, for the message.
-
-    Returns:
-        uint8 [H, W], 0..20, and 255 where the mask is (224, 224, 192). BadFileError names a colour outside the map.
-    """
-    values = [*range(NUMBER_OF_CLASSES), IGNORE_LABEL]
-    unmapped = NUMBER_OF_CLASSES  # a value that no pixel may keep
-    packed = pack_colours(colours)
-    labels = np.full(packed.shape, unmapped, np.uint8)
-    for value, colour in zip(values, pack_colours(utils.voc_palette()[values])):
-        labels[packed == colour] = value
-    unknown = packed[labels == unmapped]
-    if unknown.size:
-        colour = tuple(int(unknown[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise BadFileError(f'{path}: colour {colour} is not in the VOC colour map', 'unknown colour')
-    return labels
-
-
-def pack_colours(colours):
-    """uint8 RGB [..., 3] to one int32 [...] a colour."""
-    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
-    return red << 16 | green << 8 | blue
-
-
 def find_pair(split, image_id):
     """The paths of an image and its mask."""
     return os.path.join(split.image_dir, image_id + '.jpg'), os.path.join(split.label_dir, image_id + '.png')
@@ -361,20 +199,26 @@ def describe_mismatch(label_path, image_size, label_size):
     return '{}: is {} x {} pixels, its image {} x {}'.format(label_path, *label_size, *image_size)
 
 
-def convert_pair(split, image_id):
-    """One image and its mask as `Converted`; a pair that cannot be used becomes its `problem`, never an exception."""
+def convert_pair(split, image_id, class_set, scale):
+    """One image and its mask, `scale` times as large, as `Converted`.
+
+    A pair that cannot be used becomes its `problem`, never an exception.
+    """
     image_path, label_path = find_pair(split, image_id)
     try:
-        check_file(image_path, split.data_dir)
-        check_file(label_path, split.data_dir)
-        jpeg_bytes, _, (image_width, image_height) = read_picture(image_path, 'JPEG')
-        label = read_label(label_path)
+        pictures.check_file(image_path, split.data_dir)
+        pictures.check_file(label_path, split.data_dir)
+        image_bytes, image, size = pictures.read_picture(image_path, 'JPEG', coarse=scale == 1)
+        label = pictures.read_label(label_path, class_set)
+        if size != label.size:
+            return Converted(problem=describe_mismatch(label_path, size, label.size))
+        if scale < 1:
+            image_bytes = pictures.scale_image(image_path, image, scale)
+            label = pictures.scale_label(label, scale)
     except BadFileError as error:
         return Converted(problem=str(error))
     width, height = label.size
-    if (image_width, image_height) != (width, height):
-        return Converted(problem=describe_mismatch(label_path, (image_width, image_height), label.size))
-    return Converted(make_example(image_id.encode(), jpeg_bytes, label.png, height, width), label.pixels)
+    return Converted(make_example(image_id.encode(), image_bytes, label.png, height, width), label.pixels)
 
 
 # ------------------------------------------------------------------------------------------- a whole split
@@ -399,19 +243,19 @@ def map_in_order(function, items, num_workers):
 # ------------------------------------------------------------------------------------------- --check
 
 
-def look_at_pair(split, image_id):
+def look_at_pair(split, class_set, image_id):
     """An image and its mask as a `dataset_doctor.Pair`; whatever is wrong becomes its faults, never an exception."""
     image_path, label_path = find_pair(split, image_id)
     faults, image, mask = [], {}, {}
     try:
-        check_file(image_path, split.data_dir)
+        pictures.check_file(image_path, split.data_dir)
         image = look_at_image(image_path)
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
     try:
-        check_file(label_path, split.data_dir)
-        label = read_label(label_path)
-        mask = look_at_mask(label_path, label.pixels)
+        pictures.check_file(label_path, split.data_dir)
+        label = pictures.read_label(label_path, class_set)
+        mask = look_at_mask(label_path, label.pixels, class_set)
         if image and image['size'] != label.size:
             faults.append(Finding('size mismatch', describe_mismatch(label_path, image['size'], label.size)))
     except BadFileError as error:
@@ -421,19 +265,19 @@ def look_at_pair(split, image_id):
 
 def look_at_image(path):
     """`size` and `checksum` of a Pair; BadFileError if the image cannot be used."""
-    _, coarse, size = read_picture(path, 'JPEG')
+    _, coarse, size = pictures.read_picture(path, 'JPEG', coarse=True)
     return {'size': size, 'checksum': google_crc32c.value(coarse.tobytes())}
 
 
-def look_at_mask(path, pixels):
+def look_at_mask(path, pixels, class_set):
     """`mask_kind`, `pixels` and `odd_palette` of a Pair, from a mask's path and its Label's pixels."""
     with Image.open(path, formats=['PNG']) as picture:
         kind = {'P': 'palette', 'RGB': 'colour', 'RGBA': 'colour'}.get(picture.mode, 'grey')
     return {'mask_kind': kind, 'pixels': pixels,
-            'odd_palette': dataset_doctor.describe_palette(path, pixels) if kind == 'palette' else ''}
+            'odd_palette': dataset_doctor.describe_palette(path, pixels, class_set) if kind == 'palette' else ''}
 
 
-def check(splits, num_workers):
+def check(splits, class_set, num_workers):
     """Looks at all that the lists name, and at the lists; stops at nothing but a list that cannot be read.
 
     Returns:
@@ -445,11 +289,11 @@ def check(splits, num_workers):
     faults += [Finding('id in both lists', problem) for problem in find_overlap(splits, usable)]
     pairs = []
     for split, ids in zip(splits, usable):
-        results = map_in_order(functools.partial(look_at_pair, split), ids, num_workers)
+        results = map_in_order(functools.partial(look_at_pair, split, class_set), ids, num_workers)
         name = os.path.basename(split.list_path)
         pairs.append(list(tqdm(results, desc=f'looking at {name}', total=len(ids), unit='image')))
-    return dataset_doctor.diagnose([os.path.basename(split.list_path) for split in splits], list(map(len, lists)),
-                                   faults, pairs, count_unlisted(splits, usable))
+    return dataset_doctor.diagnose(class_set, [os.path.basename(split.list_path) for split in splits],
+                                   list(map(len, lists)), faults, pairs, count_unlisted(splits, usable))
 
 
 def count_unlisted(splits, ids_by_split):
@@ -459,11 +303,11 @@ def count_unlisted(splits, ids_by_split):
     return sum(name.endswith('.png') and name not in known for folder in folders for name in os.listdir(folder))
 
 
-def tell(splits, diagnosis, json_path):
+def tell(diagnosis, json_path):
     """Prints a diagnosis, and writes it to `json_path` if there is one; UserError if it has faults."""
     summaries = [Summary(sum(not pair.faults for pair in pairs), dataset_doctor.sum_pixels(pairs), [])
                  for pairs in diagnosis.pairs]
-    print(format_table(diagnosis.lists, summaries))
+    print(format_table(diagnosis.class_set, diagnosis.lists, summaries))
     print(dataset_doctor.format_diagnosis(diagnosis))
     if json_path:
         try:
@@ -480,27 +324,37 @@ def tell(splits, diagnosis, json_path):
 # ------------------------------------------------------------------------------------------- writing a split
 
 
-def convert_split(split, ids, record_path, num_workers):
-    """Writes the usable pairs of a split to a record, in the order of `ids`.
+def convert_split(split, ids, record_path, class_set, scale, num_workers):
+    """Writes the usable pairs of a split to a record, in the order of `ids`, and its side file.
 
     Returns:
-        `Summary`. UserError if the record cannot be written.
+        `Summary`. UserError if one of the two cannot be written.
     """
     pixels, problems = np.zeros(256, np.int64), []
-    results = map_in_order(lambda image_id: convert_pair(split, image_id), ids, num_workers)
+    results = map_in_order(lambda image_id: convert_pair(split, image_id, class_set, scale), ids, num_workers)
     bar = tqdm(results, desc=split.record_name, total=len(ids), unit='image')
+    with naming_output(split.record_name), bar, open(record_path, 'wb') as record:
+        for result in bar:
+            if result.problem:
+                problems.append(result.problem)
+            else:
+                write_example(record, result.example)
+                pixels += result.pixels
+    summary = Summary(len(ids) - len(problems), pixels, problems)
+    side_path = classes.side_file(record_path)
+    with naming_output(classes.side_file(split.record_name)):
+        classes.save_side_file(side_path, class_set, summary.images, pixels)
+    return summary
+
+
+@contextlib.contextmanager
+def naming_output(name):
+    """Has what cannot be written end in a UserError that names it."""
     try:
-        with bar, open(record_path, 'wb') as record:
-            for result in bar:
-                if result.problem:
-                    problems.append(result.problem)
-                else:
-                    write_example(record, result.example)
-                    pixels += result.pixels
+        yield
     except OSError as error:
-        raise utils.UserError(f'cannot write {split.record_name} ({error.strerror}): free space or name another '
-                              '--output_dir') from error
-    return Summary(len(ids) - len(problems), pixels, problems)
+        raise utils.UserError(f'cannot write {name} ({error.strerror}): free space or name another --output_dir'
+                              ) from error
 
 
 @contextlib.contextmanager
@@ -548,15 +402,16 @@ def check_problems(splits, summaries, skip_bad):
         print(f'{len(problems)} of {total} images left out', file=sys.stderr)
 
 
-def format_table(titles, summaries):
+def format_table(class_set, titles, summaries):
     """Images, pixels a class and share of all pixels, a pair of columns for each split; str of many lines."""
-    lines = [' ' * 12 + ''.join(f'{title:>26}' for title in titles),
-             f'{"images":12}' + ''.join(f'{summary.images:>26,}' for summary in summaries)]
-    rows = [*enumerate(CLASS_NAMES), (IGNORE_LABEL, 'void')]
+    width = max(12, *(len(name) + 1 for name in class_set.names))
+    lines = [' ' * width + ''.join(f'{title:>26}' for title in titles),
+             f'{"images":{width}}' + ''.join(f'{summary.images:>26,}' for summary in summaries)]
+    rows = [*enumerate(class_set.names), (IGNORE_LABEL, 'void')]
     for value, name in rows:
         cells = (f'{summary.pixels[value]:>17,}{summary.pixels[value] / max(summary.pixels.sum(), 1):>9.2%}'
                  for summary in summaries)
-        lines.append(f'{name:12}' + ''.join(cells))
+        lines.append(f'{name:{width}}' + ''.join(cells))
     return '\n'.join(lines)
 
 
@@ -565,19 +420,21 @@ def main(argv=None):
     args = parse_args(argv)
     # Pillow warns of very large pictures and odd EXIF, without the file's name; neither keeps an image out.
     warnings.filterwarnings('ignore', module='PIL')
+    class_set = classes.read_classes(args.classes) if args.classes else classes.VOC
     splits = find_splits(args)
     if args.check:
-        tell(splits, check(splits, args.num_workers), args.check_json)
+        tell(check(splits, class_set, args.num_workers), args.check_json)
         return
     ids_by_split = [read_ids(split) for split in splits]
     check_disjoint(splits, ids_by_split)
     names = [split.record_name for split in splits]
-    make_output_folder(args.output_dir, names)
-    with partial_records(args.output_dir, names) as paths:
-        summaries = [convert_split(split, ids, path, args.num_workers)
+    outputs = [*names, *map(classes.side_file, names)]
+    make_output_folder(args.output_dir, outputs)
+    with partial_records(args.output_dir, outputs) as paths:
+        summaries = [convert_split(split, ids, path, class_set, args.scale, args.num_workers)
                      for split, ids, path in zip(splits, ids_by_split, paths)]
         check_problems(splits, summaries, args.skip_bad)
-    print(format_table(names, summaries))
+    print(format_table(class_set, names, summaries))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The records: the classes, what is in one example, and how it is written. They are read in input_pipeline.py.
+"""The records: what is in one example, and how it is written. They are read in input_pipeline.py.
 
 One `tf.train.Example` an image:
 
@@ -18,9 +18,9 @@ import struct
 
 import google_crc32c
 
-CLASS_NAMES = (
-    'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow',
-    'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
+from classes import VOC
+
+CLASS_NAMES = VOC.names
 NUMBER_OF_CLASSES = len(CLASS_NAMES)
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+import classes
 import utils
-from dataset import CLASS_NAMES, IGNORE_LABEL, NUMBER_OF_CLASSES
+from dataset import IGNORE_LABEL
 
 SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
 SHOWN = 10  # findings of a kind on the terminal; the JSON has all
@@ -40,6 +41,7 @@ class Pair(NamedTuple):
 
 class Diagnosis(NamedTuple):
     """All that is known of a data set."""
+    class_set: classes.ClassSet
     faults: list  # of Finding
     notes: list  # of Finding
     lists: list  # names of the train and the val list
@@ -47,36 +49,46 @@ class Diagnosis(NamedTuple):
     pairs: list  # list of Pair for each
 
 
-def describe_palette(path, pixels):
-    """What is odd about a palette mask whose colours are VOC's in another order, as an editor may save it.
+def describe_palette(path, pixels, class_set):
+    """What is odd about a palette mask whose colours are the classes' in another order, as an editor may save it.
 
     Args:
         path: str, a readable PNG with a palette.
         pixels: int [256], how often each value occurs.
+        class_set: classes.ClassSet.
 
     Returns:
-        str, '' if each value has VOC's colour, or if some have a colour that is none of VOC's: a palette of its own.
+        str, '' if each value has its class's colour or each VOC's, as tools give it to any classes, or if some have a
+        colour that is no class's: a palette of its own.
     """
     with Image.open(path, formats=['PNG']) as picture:
         palette = np.array(picture.getpalette('RGB') or [], int).reshape(-1, 3).tolist()
-    meant = {tuple(colour): value for value, colour in enumerate(utils.voc_palette().tolist())
-             if value < NUMBER_OF_CLASSES or value == IGNORE_LABEL}
-    names = {**dict(enumerate(CLASS_NAMES)), IGNORE_LABEL: 'void'}
+    names = {**dict(enumerate(class_set.names)), IGNORE_LABEL: 'void'}
+    colours = class_set.palette.tolist()
+    meant = {tuple(colours[value]): value for value in names}
     used = [int(value) for value in np.flatnonzero(pixels)]
-    classes = [meant.get(tuple(palette[value])) if value < len(palette) else None for value in used]
-    wrong = [(value, names[as_class]) for value, as_class in zip(used, classes) if as_class not in (None, value)]
-    if None in classes or not wrong:
+    shown = [palette[value] if value < len(palette) else None for value in used]
+    meanings = [colour and meant.get(tuple(colour)) for colour in shown]
+    wrong = [(value, names[meaning]) for value, meaning in zip(used, meanings) if meaning not in (None, value)]
+    if None in meanings or not wrong or shown == utils.voc_palette()[used].tolist():
         return ''
-    return f"{path}: value {wrong[0][0]} has the colour of {wrong[0][1]}: is the palette in another order than VOC's?"
+    return (f'{path}: value {wrong[0][0]} has the colour of {wrong[0][1]}: is the palette in another order than '
+            f'{whose(class_set)}?')
+
+
+def whose(class_set):
+    """Whose colours masks are held against, for messages."""
+    return "VOC's" if class_set == classes.VOC else "your classes'"
 
 
 # ------------------------------------------------------------------------------------------- judging
 
 
-def diagnose(lists, listed, list_faults, pairs, unlisted):
+def diagnose(class_set, lists, listed, list_faults, pairs, unlisted):
     """Judges a data set.
 
     Args:
+        class_set: classes.ClassSet.
         lists: two str, the names of the train and the val list.
         listed: two ints, how many ids they hold.
         list_faults: list of Finding on the lists themselves.
@@ -91,13 +103,13 @@ def diagnose(lists, listed, list_faults, pairs, unlisted):
     for images in find_twins(pairs):
         finding = describe_twins(lists, images)
         (faults if len({split for split, _ in images}) == 2 else notes).append(finding)
-    faults += find_nothing_to_learn(lists, pairs)
+    faults += find_nothing_to_learn(class_set, lists, pairs)
     for name, of_split in zip(lists, pairs):
-        notes += find_oddities(name, of_split)
-    notes += find_unlearned(lists, pairs)
+        notes += find_oddities(class_set, name, of_split)
+    notes += find_unlearned(class_set, lists, pairs)
     if unlisted:
         notes.append(Finding('in no list', f'{unlisted} masks are in neither {lists[0]} nor {lists[1]}'))
-    return Diagnosis(faults, notes, lists, listed, pairs)
+    return Diagnosis(class_set, faults, notes, lists, listed, pairs)
 
 
 def find_twins(pairs):
@@ -136,21 +148,22 @@ def describe_twins(lists, images):
                    f'same image, {exactly}' + ('; take it out of one list' if across else ''))
 
 
-def find_nothing_to_learn(lists, pairs):
-    """A Finding if the train masks can be read and hold nothing but background and void."""
+def find_nothing_to_learn(class_set, lists, pairs):
+    """A Finding if the train masks can be read and hold nothing but void and, where class 0 is that, background."""
     pixels = sum_pixels(pairs[0])
-    if pixels.sum() and not pixels[1:NUMBER_OF_CLASSES].sum():
-        yield Finding('nothing to learn', f'{lists[0]}: every pixel is background or void; masks must hold class '
-                                          'indices, not 0 and 255')
+    first, empty = (1, 'background or void') if class_set.has_background else (0, 'void')
+    if pixels.sum() and not pixels[first:len(class_set.names)].sum():
+        yield Finding('nothing to learn', f'{lists[0]}: every pixel is {empty}; masks must hold class indices, not 0 '
+                                          'and 255')
 
 
-def find_oddities(name, of_split):
+def find_oddities(class_set, name, of_split):
     """Findings on the masks and images of one list (its name; list of Pair), worth a note each."""
     kinds = {'colour mask': [pair for pair in of_split if pair.mask_kind == 'colour'],
              'void mask': [pair for pair in of_split if pair.pixels is not None
                            and pair.pixels[IGNORE_LABEL] == pair.pixels.sum()],
              'small image': [pair for pair in of_split if pair.size and min(pair.size) < SMALL_SIDE]}
-    says = {'colour mask': "masks are colour pictures, which are read by VOC's colours, such as that of",
+    says = {'colour mask': f'masks are colour pictures, which are read by {whose(class_set)} colours, such as that of',
             'void mask': 'masks are void all over, such as that of',
             'small image': f'images are smaller than {SMALL_SIDE} pixels on a side, such as'}
     for kind, found in kinds.items():
@@ -161,9 +174,9 @@ def find_oddities(name, of_split):
             yield Finding('odd palette', pair.odd_palette)
 
 
-def find_unlearned(lists, pairs):
+def find_unlearned(class_set, lists, pairs):
     """A Finding on the classes that the train masks lack."""
-    absent = [name for name, count in zip(CLASS_NAMES, sum_pixels(pairs[0])) if not count]
+    absent = [name for name, count in zip(class_set.names, sum_pixels(pairs[0])) if not count]
     if absent:
         yield Finding('class not in train', f'{lists[0]}: no pixel of {", ".join(absent)}')
 
@@ -180,7 +193,7 @@ def format_diagnosis(diagnosis):
     """What a Diagnosis holds beside the class table, for the terminal; str of some lines."""
     lines = []
     for name, listed, of_split in zip(diagnosis.lists, diagnosis.listed, diagnosis.pairs):
-        facts = describe_split(listed, of_split)
+        facts = describe_split(diagnosis.class_set, listed, of_split)
         kinds = ', '.join(f'{count:,} {kind}' for kind, count in facts['masks'].items())
         line = f'{name}: {listed:,} ids, {facts["images"]:,} usable; masks: {kinds or "none"}'
         if facts['smallest']:
@@ -205,7 +218,7 @@ def list_findings(title, findings):
             yield f'{title}: {kind}: {len(lines) - SHOWN:,} more; --check_json FILE lists all'
 
 
-def describe_split(listed, of_split):
+def describe_split(class_set, listed, of_split):
     """The facts on one list (number of ids; list of Pair) as they stand in the JSON, dict."""
     pixels = sum_pixels(of_split)
     sized = sorted((pair for pair in of_split if pair.size), key=lambda pair: pair.size[0] * pair.size[1])
@@ -215,12 +228,13 @@ def describe_split(listed, of_split):
             'masks': dict(sorted(collections.Counter(pair.mask_kind for pair in of_split if pair.mask_kind).items())),
             'smallest': ends[0], 'largest': ends[1],
             'pixels': {name: int(pixels[value]) for value, name in
-                       [*enumerate(CLASS_NAMES), (IGNORE_LABEL, 'void')]}}
+                       [*enumerate(class_set.names), (IGNORE_LABEL, 'void')]}}
 
 
 def as_json(diagnosis):
     """A Diagnosis as dicts, lists, strings and numbers."""
     return {'faults': [finding._asdict() for finding in diagnosis.faults],
             'notes': [finding._asdict() for finding in diagnosis.notes],
-            **{role: {'list': name, **describe_split(listed, of_split)} for role, name, listed, of_split in
+            **{role: {'list': name, **describe_split(diagnosis.class_set, listed, of_split)}
+               for role, name, listed, of_split in
                zip(ROLES, diagnosis.lists, diagnosis.listed, diagnosis.pairs)}}

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
+import classes
 import convert_fcn_dataset as convert
 import dataset
 from utils import UserError
@@ -20,6 +21,7 @@ from utils import UserError
 ROOT = Path(__file__).resolve().parent.parent
 REAL_VOC = ROOT.parent / 'shared' / 'voc2012'
 RECORDS = ('fcn_train.record', 'fcn_val.record')
+WRITTEN = sorted([*RECORDS, *(name + '.json' for name in RECORDS)])
 # Written out from VOCcolormap.m's table, so as not to test voc_palette with itself.
 COLOURS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
 MASK = np.array([[0, 0, 1, 255], [2, 15, 20, 255], [0, 0, 0, 15]], np.uint8)  # 3 high, 4 wide
@@ -100,7 +102,7 @@ def assert_no_records(output_dir):
 
 def test_round_trip_keeps_jpeg_bytes_and_every_label_pixel(voc):
     out = run(voc)
-    assert sorted(os.listdir(out)) == list(RECORDS)
+    assert sorted(os.listdir(out)) == WRITTEN
     for record, ids in zip(RECORDS, ('abc', 'de')):
         examples = read_record(out / record)
         assert [example['image/filename'] for example in examples] == [[image_id.encode()] for image_id in ids]
@@ -250,6 +252,111 @@ def test_packed_grey_masks_are_not_stretched(voc):
     two_bits, four_bits, _ = (label_of(example) for example in read_record(run(voc) / 'fcn_train.record'))
     assert two_bits.tolist() == [[0, 1, 2, 3]]
     assert four_bits.tolist() == [[0, 1, 7, 15]]
+
+
+# ------------------------------------------------------------------------------------------- classes of one's own
+
+
+def own_classes(voc, *lines):
+    """--classes with a file of these lines."""
+    (voc.parent / 'classes.txt').write_text('\n'.join(lines))
+    return '--classes', str(voc.parent / 'classes.txt')
+
+
+def test_own_classes_bound_the_values_and_name_the_rows(voc, capfd):
+    names = [f'a thing of number {number}' for number in range(24)]
+    flags = own_classes(voc, *names)
+    write_palette_mask(mask_of(voc, 'a'), np.where(MASK == 20, 23, MASK).astype(np.uint8))
+    out = run(voc, *flags)
+    assert label_of(read_record(out / 'fcn_train.record')[0])[1, 2] == 23
+    lines = capfd.readouterr().out.splitlines()
+    rows = {line[:21].strip(): line[21:].split() for line in lines}  # the longest name and a space
+    assert list(rows) == ['', 'images', *names, 'void'] and {len(line) for line in lines} == {21 + 2 * 26}
+    assert rows[names[23]] == ['1', '2.78%', '0', '0.00%'] and rows[names[20]] == ['2', '5.56%', '2', '8.33%']
+    with pytest.raises(UserError):
+        run(voc, *own_classes(voc, *names[:23]))
+    assert f'{mask_of(voc, "a")}: class 23 is neither 0..22 nor 255' in capfd.readouterr().err
+
+
+def test_colour_masks_are_read_by_the_classes_own_colours(voc, capfd):
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    colours = {0: (1, 2, 3), 1: (255, 0, 16), 2: (192, 128, 128), 255: (224, 224, 192)}
+    for image_id in 'abcde':
+        write_jpeg(jpeg_of(voc, image_id), 1, 4)
+        Image.fromarray(np.array([[colours[value] for value in mask[0]]], np.uint8)).save(mask_of(voc, image_id))
+    out = run(voc, *own_classes(voc, 'sky #010203', 'tree #ff0010', 'road #C08080'))
+    np.testing.assert_array_equal(label_of(read_record(out / 'fcn_train.record')[0]), mask)
+    capfd.readouterr()
+    with pytest.raises(UserError, match='^5 of 5 images'):
+        run(voc, *own_classes(voc, 'sky #010203', 'tree', 'road #C08080'))
+    assert f'{mask_of(voc, "a")}: colour (255, 0, 16) is not in the colour map of --classes\n' in capfd.readouterr().err
+
+
+def test_side_files_hold_classes_images_and_pixels(voc):
+    out = run(voc, *own_classes(voc, 'background', *(f'c{number}' for number in range(1, 21))))
+    stored = classes.read_side_file(str(out / 'fcn_train.record'))
+    assert stored['classes'].names[:2] == ('background', 'c1') and stored['images'] == 3
+    # Three times MASK: five of 0, one of 1, 2 and 20, two of 15 and of 255.
+    assert stored['pixels'] == [15, 3, 3, *[0] * 12, 6, *[0] * 4, 3, 6]
+    assert classes.of_record(str(run(voc) / 'fcn_val.record')) == classes.VOC
+
+
+def test_a_bad_file_of_classes_is_one_line_before_any_work(voc):
+    with pytest.raises(UserError, match=r'^--classes .*/classes.txt: the name a stands for two classes'):
+        run(voc, *own_classes(voc, 'a', 'a'))
+    assert_no_records(voc.parent / 'out')
+
+
+# ------------------------------------------------------------------------------------------- scaling
+
+
+def decode(example):
+    """An example's image, uint8 RGB [H, W, 3], and the way its chroma is stored: Pillow's number, 0 for 4:4:4."""
+    picture = Image.open(io.BytesIO(example['image/encoded'][0]))
+    return np.asarray(picture.convert('RGB')), JpegImagePlugin.get_sampling(picture)
+
+
+def test_scaled_pictures_are_area_means_and_nearest_labels(voc):
+    """Of 6 x 4 pixels half is 3 x 2: of each 2 x 2 pixels an image's mean; a mask's centre is a corner of four."""
+    blocks = np.kron([[0, 100, 200], [250, 50, 150]], np.ones((2, 2))).astype(np.uint8)
+    blocks[::2] += 4
+    Image.fromarray(blocks).convert('RGB').save(jpeg_of(voc, 'a'), quality=100, subsampling=0)
+    mask = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    mask[mask > 20] = 255
+    write_palette_mask(mask_of(voc, 'a'), mask)
+    example = read_record(run(voc, '--scale', '0.5') / 'fcn_train.record')[0]
+    image, sampling = decode(example)
+    assert (example['image/height'], example['image/width']) == ([2], [3]) and sampling == 0
+    np.testing.assert_allclose(image[:, :, 1], [[2, 102, 202], [252, 52, 152]], atol=3)
+    assert label_of(example).tolist() == [[7, 9, 11], [19, 255, 255]]
+
+
+@pytest.mark.parametrize('scale, height, width', [(0.01, 1, 1), (0.9, 45, 63), (0.33, 16, 23), (1, 50, 70)])
+def test_scaled_sides_are_rounded_and_labels_stay_with_the_image(voc, scale, height, width):
+    """Where the image's halves meet the mask's do: a grey value's class is that of the pixel below its centre."""
+    mask = np.repeat(np.arange(70)[np.newaxis] * 20 // 70, 50, axis=0).astype(np.uint8)
+    write_palette_mask(mask_of(voc, 'a'), mask)
+    Image.fromarray(mask * 12).save(jpeg_of(voc, 'a'), quality=100)
+    example = read_record(run(voc, '--scale', str(scale)) / 'fcn_train.record')[0]
+    image, _ = decode(example)
+    assert image.shape[:2] == label_of(example).shape == (height, width)
+    centres = [int((column + 0.5) * 70 / width) * 20 // 70 for column in range(width)]
+    np.testing.assert_array_equal(label_of(example), np.tile(centres, (height, 1)))
+    assert np.abs(image[:, :, 0].astype(int) - 12 * label_of(example)).mean() < (130 if scale == 0.01 else 6)
+
+
+def test_a_scaled_record_counts_the_scaled_pixels(voc, capfd):
+    out = run(voc, '--scale', '0.5')  # 4 x 3 becomes 2 x 2 (1.5 is rounded to even): rows 0 and 2, columns 1 and 3
+    stored = classes.read_side_file(str(out / 'fcn_train.record'))
+    assert label_of(read_record(out / 'fcn_train.record')[0]).tolist() == [[0, 255], [0, 15]]
+    assert stored['pixels'] == [6, *[0] * 14, 3, *[0] * 5, 3]
+
+
+@pytest.mark.parametrize('scale', ['0', '-1', '1.01', 'nan', 'half', 'inf'])
+def test_a_scale_out_of_range_is_refused(capfd, scale):
+    with pytest.raises(SystemExit):
+        convert.main(['--scale', scale])
+    assert f"argument --scale: '{scale}' is not a number above 0 and up to 1" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------- pairs that are no use
@@ -505,11 +612,12 @@ def test_output_dir_that_is_a_file_is_refused(voc):
         run(voc)
 
 
-def test_folder_in_the_place_of_a_record_is_refused_before_the_other_record_changes(voc):
-    (voc.parent / 'out' / 'fcn_val.record').mkdir(parents=True)
-    with pytest.raises(UserError, match='fcn_val.record is a folder'):
+@pytest.mark.parametrize('name', ['fcn_val.record', 'fcn_val.record.json'])
+def test_folder_in_the_place_of_an_output_is_refused_before_another_changes(voc, name):
+    (voc.parent / 'out' / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f'{name} is a folder'):
         run(voc)
-    assert os.listdir(voc.parent / 'out') == ['fcn_val.record']
+    assert os.listdir(voc.parent / 'out') == [name]
 
 
 # ------------------------------------------------------------------------------------------- writing that fails
@@ -519,7 +627,7 @@ def test_folder_in_the_place_of_a_record_is_refused_before_the_other_record_chan
     (OSError(28, 'No space left on device'), UserError), (KeyboardInterrupt(), KeyboardInterrupt)])
 def test_failed_writing_leaves_earlier_records_and_no_temporary_file(voc, monkeypatch, capfd, error, raised):
     out = run(voc)
-    earlier = [(out / name).read_bytes() for name in RECORDS]
+    earlier = [(out / name).read_bytes() for name in WRITTEN]
     write_split(voc, 'train', 'ab')
 
     def fail_at_the_second(file, example):
@@ -535,8 +643,8 @@ def test_failed_writing_leaves_earlier_records_and_no_temporary_file(voc, monkey
                                      'another --output_dir')
     else:
         assert 'interrupted: no record was written\n' in capfd.readouterr().err
-    assert sorted(os.listdir(out)) == list(RECORDS)
-    assert [(out / name).read_bytes() for name in RECORDS] == earlier
+    assert sorted(os.listdir(out)) == WRITTEN
+    assert [(out / name).read_bytes() for name in WRITTEN] == earlier
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(voc):
@@ -549,15 +657,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(voc):
     assert_no_records(voc.parent / 'out')
 
 
+def test_a_side_file_that_cannot_be_written_leaves_no_record(voc, monkeypatch):
+    def fail(path, *_):
+        raise OSError(28, 'No space left on device', path)
+
+    monkeypatch.setattr(classes, 'save_side_file', fail)
+    with pytest.raises(UserError, match=r'^cannot write fcn_train.record.json \(No space left on device\): free'):
+        run(voc)
+    assert_no_records(voc.parent / 'out')
+
+
 def test_bad_second_split_leaves_both_earlier_records(voc):
     out = run(voc)
-    earlier = [(out / name).read_bytes() for name in RECORDS]
+    earlier = [(out / name).read_bytes() for name in WRITTEN]
     write_split(voc, 'train', 'ab')
     mask_of(voc, 'e').unlink()
     with pytest.raises(UserError):
         run(voc)
-    assert sorted(os.listdir(out)) == list(RECORDS)
-    assert [(out / name).read_bytes() for name in RECORDS] == earlier
+    assert sorted(os.listdir(out)) == WRITTEN
+    assert [(out / name).read_bytes() for name in WRITTEN] == earlier
 
 
 # ------------------------------------------------------------------------------------------- what the user sees

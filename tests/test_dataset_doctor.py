@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import classes
 import convert_fcn_dataset as convert
 import dataset_doctor
 import utils
@@ -112,7 +113,7 @@ def test_what_is_sound_has_no_fault(voc, capfd):
     assert (report['train']['ids'], report['train']['images'], report['val']['images']) == (12, 12, 20)
     assert report['train']['masks'] == {'palette': 12}
     masks = np.stack([np.asarray(Image.open(mask_of(voc, number))) for number in range(12)])
-    counts = {name: int((masks == value).sum()) for value, name in enumerate(convert.CLASS_NAMES)}
+    counts = {name: int((masks == value).sum()) for value, name in enumerate(classes.VOC.names)}
     assert report['train']['pixels'] == {**counts, 'void': int((masks == 255).sum())}
     rows = {line.split()[0]: line.split() for line in lines}
     assert rows['void'][1:3] == [f'{(masks == 255).sum():,}', f'{(masks == 255).mean():.2%}']
@@ -233,4 +234,69 @@ def test_a_palette_of_its_own_is_not_odd(voc):
     path = mask_of(voc, 0)
     save_mask(path, np.ones((4, 4), np.uint8), like=np.full((256, 3), 9, np.uint8))
     pixels = np.bincount([1] * 16, minlength=256)
-    assert dataset_doctor.describe_palette(str(path), pixels) == ''
+    assert dataset_doctor.describe_palette(str(path), pixels, classes.VOC) == ''
+
+
+# ------------------------------------------------------------------------------------------- classes of one's own
+
+
+@pytest.fixture
+def own_classes(voc):
+    """Function of lines to --classes with a file of these."""
+    def flags(*lines):
+        (voc / 'classes.txt').write_text('\n'.join(lines))
+        return '--classes', str(voc / 'classes.txt')
+    return flags
+
+
+def paint_all(voc, values):
+    """Each mask anew: its columns take the values in turn, in VOC's palette."""
+    mask = np.tile(np.resize(np.array(values, np.uint8), 80), (64, 1))
+    for path in (voc / 'SegmentationClass').iterdir():
+        save_mask(path, mask)
+
+
+def test_own_classes_are_checked_and_counted(voc, capfd, own_classes):
+    paint_all(voc, [0, 1, 2, 255])
+    error, lines, report = check(voc, capfd, *own_classes('road', 'kerb', 'tree'))
+    assert error is None and report['notes'] == []
+    quarter = 12 * 64 * 80 // 4
+    assert report['train']['pixels'] == {'road': quarter, 'kerb': quarter, 'tree': quarter, 'void': quarter}
+    error, _, report = check(voc, capfd, *own_classes('road', 'kerb'))
+    assert error.startswith('32 faults')
+    assert report['faults'][0] == {'kind': 'class out of range', 'message': f'{mask_of(voc, 0)}: class 2 is neither '
+                                                                            '0..1 nor 255'}
+
+
+def test_a_lone_class_0_is_something_to_learn_unless_it_is_background(voc, capfd, own_classes):
+    paint_all(voc, [0, 255])
+    error, _, report = check(voc, capfd, *own_classes('road', 'tree'))
+    assert error is None
+    assert report['notes'] == [{'kind': 'class not in train', 'message': 'train.txt: no pixel of tree'}]
+    assert only_fault(voc, capfd, *own_classes('background', 'tree'))['kind'] == 'nothing to learn'
+    paint_all(voc, [255])
+    assert only_fault(voc, capfd, *own_classes('road', 'tree'))['message'] == (
+        'train.txt: every pixel is void; masks must hold class indices, not 0 and 255')
+
+
+def test_palettes_and_colours_are_held_against_the_classes_own(voc, capfd, own_classes):
+    paint_all(voc, [0, 1, 255])
+    flags = own_classes('road #800000', 'tree #0a0b0c')
+    colours = np.zeros((256, 3), np.uint8)
+    colours[[0, 1, 255]] = (10, 11, 12), (128, 0, 0), (224, 224, 192)
+    mask = np.asarray(Image.open(mask_of(voc, 0)))
+    save_mask(mask_of(voc, 0), mask, like=colours)
+    Image.fromarray(colours[1 - mask % 255 + mask // 255 * 254]).save(mask_of(voc, 1))
+    _, _, report = check(voc, capfd, *flags)
+    assert report['faults'] == []
+    assert {note['kind']: note['message'] for note in report['notes']} == {
+        'odd palette': f'{mask_of(voc, 0)}: value 0 has the colour of tree: is the palette in another order than your '
+                       "classes'?",
+        'colour mask': "train.txt: 1 masks are colour pictures, which are read by your classes' colours, such as that "
+                       f'of {image_of(voc, 1)}'}
+
+
+def test_vocs_palette_on_masks_of_other_classes_is_not_odd(voc, capfd, own_classes):
+    paint_all(voc, [1, 2])  # whose colours are those of class 0 and 1, where no class is the background
+    error, _, report = check(voc, capfd, *own_classes('road', 'kerb', 'tree'))
+    assert error is None and [note['kind'] for note in report['notes']] == ['class not in train']

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import CLASS_NAMES
+from classes import VOC
 from tools import make_sample_dataset
 
 SCRIPT = make_sample_dataset.__file__
@@ -92,7 +92,7 @@ def test_every_class_is_the_main_object_once_in_twenty():
 
 
 def test_there_is_a_drawing_of_every_class():
-    assert tuple(make_sample_dataset.OBJECTS) == CLASS_NAMES[1:]
+    assert tuple(make_sample_dataset.OBJECTS) == VOC.names[1:]
     homes = {home for thing in make_sample_dataset.OBJECTS.values() for home in thing.homes}
     assert homes <= set(make_sample_dataset.SCENES)
 

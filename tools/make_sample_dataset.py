@@ -19,17 +19,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from dataset import CLASS_NAMES, IGNORE_LABEL
-from utils import (
-    ArgumentParser,
-    UserError,
-    non_negative_int,
-    positive_int,
-    run_program,
-    save_image,
-    save_labels,
-    voc_palette,
-)
+from classes import VOC
+from dataset import IGNORE_LABEL
+from utils import ArgumentParser, UserError, non_negative_int, positive_int, run_program, save_image, save_labels
 
 # How hard the data set is: all of it is set here.
 COLOUR_JITTER = (7, 7, 7)  # standard deviation, one draw an object: degrees of hue, per cent of saturation and of value
@@ -510,7 +502,7 @@ def draw_classes(seed, split, index):
     Every twenty pictures share four shuffled lists of the classes, one a rank, so that each class is the main object
     exactly once in twenty pictures and a companion about as often as any other.
     """
-    classes = np.arange(1, len(CLASS_NAMES))
+    classes = np.arange(1, len(VOC.names))
     block, place = divmod(index, len(classes))
     lists = random_stream(seed, split, block, 'classes').permuted(np.tile(classes, (len(OBJECT_COUNT_ODDS), 1)), axis=1)
     count = 1 + random_stream(seed, split, index, 'count').choice(len(OBJECT_COUNT_ODDS), p=OBJECT_COUNT_ODDS)
@@ -536,7 +528,7 @@ def draw_picture(seed, split, index, height=None, width=None):
     drawn_height, drawn_width = sides if rng.random() < 0.3 else sides[::-1]
     size = height or drawn_height, width or drawn_width
     classes = draw_classes(seed, split, index)
-    canvas = draw_scene(OBJECTS[CLASS_NAMES[classes[0]]].homes, size, rng)
+    canvas = draw_scene(OBJECTS[VOC.names[classes[0]]].homes, size, rng)
     instances = draw_objects(canvas, classes, size, rng)
     image = expose(cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA), rng)
     return image, label_instances(instances, classes)
@@ -559,7 +551,7 @@ def draw_objects(canvas, classes, size, rng):
     Returns:
         uint8 [H, W], 0 or the place of the visible object in `classes`, counted from 1.
     """
-    things = [OBJECTS[CLASS_NAMES[c]] for c in classes]
+    things = [OBJECTS[VOC.names[c]] for c in classes]
     places = place_objects([thing.flies for thing in things], size, rng)
     instances = np.zeros(canvas.shape[:2], np.uint8)
     for rank in sorted(range(len(things)), key=lambda rank: (rank == 0, places[rank][1])):
@@ -630,7 +622,7 @@ def write_split(output_dir, split, count, seed, height, width):
     for index, name in enumerate(tqdm(ids, desc=f'drawing {split}', unit='picture')):
         image, labels = draw_picture(seed, split, index, height, width)
         save_image(os.path.join(output_dir, 'JPEGImages', name + '.jpg'), image)
-        save_labels(os.path.join(output_dir, 'SegmentationClass', name + '.png'), labels, voc_palette())
+        save_labels(os.path.join(output_dir, 'SegmentationClass', name + '.png'), labels, VOC.palette)
     return ids
 
 
