@@ -25,6 +25,7 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 import classes
 import crf
 import dataset
+import inference
 import input_pipeline
 import recipes
 import report
@@ -368,12 +369,13 @@ def build_readers(args, num_examples, start_step):
     return build_reader(args.dataset_val, num_examples), build_reader(args.dataset_val, num_examples, skip)
 
 
-def predict_record(session, predictor, reader, before_each=lambda: None):
+def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):
     """Predicts every image of a record at its true size, one after the other.
 
     Args:
         session: with the network's weights. predictor: Predictor. reader: Reader.
         before_each: function that is called before each image, and may end all by an exception.
+        scales, flip: see inference.average_probabilities.
 
     Yields:
         example: dict, see input_pipeline.whole_images.
@@ -386,13 +388,21 @@ def predict_record(session, predictor, reader, before_each=lambda: None):
     for _ in range(reader.num_examples):
         before_each()
         example = run_input(session, reader.next_example, reader.record)
-        yield example, predict_example(session, predictor, example, reader.record)
+        yield example, predict_example(session, predictor, example, reader.record, scales, flip)
 
 
-def predict_example(session, predictor, example, record):
-    """Softmax, float32 [H, W, C], of an example of whole_images; UserError if memory does not suffice."""
+def predict_image(session, predictor, image, scales=(1.0,), flip=False):
+    """Softmax, float32 [H, W, C], of uint8 RGB [H, W, 3]; for scales and flip see inference.average_probabilities."""
+    def run(seen):
+        return session.run(predictor.probabilities, {predictor.image: seen[np.newaxis]})[0]
+
+    return inference.average_probabilities(run, image, scales, flip)
+
+
+def predict_example(session, predictor, example, record, scales=(1.0,), flip=False):
+    """predict_image of an example of whole_images; UserError if memory does not suffice."""
     try:
-        return session.run(predictor.probabilities, {predictor.image: example['image'][np.newaxis]})[0]
+        return predict_image(session, predictor, example['image'], scales, flip)
     except tf.errors.ResourceExhaustedError:
         height, width, _ = example['image'].shape
         raise UserError(f'{record}: out of memory at {example["filename"].decode(errors="replace")}, '
