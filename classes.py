@@ -17,6 +17,7 @@ from utils import UserError
 
 MAX_CLASSES = 254  # the values 0 to 253: 255 is void, and its colour nobody else's
 MAX_BYTES = 2 ** 16  # of a file of names
+COLOUR = re.compile('#([0-9a-fA-F]{6})')
 
 
 class ClassSet(NamedTuple):
@@ -74,7 +75,7 @@ def read_classes(path):
         raise UserError(f'--classes {path}: {error.strerror}; name a text file with one class a line') from error
     except UnicodeDecodeError:
         raise UserError(f'--classes {path}: is not UTF-8 text; name a text file with one class a line') from None
-    pairs = [re.fullmatch(r'(.+?)(?: #([0-9a-fA-F]{6}))?', line).groups() for line in lines]
+    pairs = [re.fullmatch(f'(.+?)(?: {COLOUR.pattern})?', line).groups() for line in lines]
     try:
         return check_class_set([name for name, _ in pairs], [colour and bytes.fromhex(colour) for _, colour in pairs])
     except ValueError as error:
@@ -108,8 +109,8 @@ def from_json(entries):
     """The ClassSet of as_json; ValueError with one line if it is something else."""
     try:
         return check_class_set([entry['name'] for entry in entries],
-                               [bytes.fromhex(entry['colour'].removeprefix('#'))[:3] for entry in entries])
-    except (TypeError, KeyError, AttributeError, IndexError):
+                               [bytes.fromhex(COLOUR.fullmatch(entry['colour']).group(1)) for entry in entries])
+    except (TypeError, KeyError, AttributeError):
         raise ValueError('is no list of classes') from None
 
 
