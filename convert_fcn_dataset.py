@@ -2,10 +2,10 @@
 
     python convert_fcn_dataset.py --data_dir VOCdevkit/VOC2012 --output_dir data
 
-The JPEG's own bytes go in unchanged, unless --scale makes them smaller; a mask becomes an 8-bit grey PNG of class
-indices in which void stays 255. The schema is in dataset.py. The classes are VOC's or those of `--classes FILE`; a side
-file, RECORD.json, remembers them beside each record. Layout and colour map of the masks: the PASCAL VOC development kit
-(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
+An image's own bytes, JPEG or PNG, go in unchanged unless --scale makes it smaller; a mask becomes an 8-bit grey PNG of
+class indices in which void stays 255. The schema is in dataset.py. The classes are VOC's or those of `--classes FILE`;
+a side file, RECORD.json, remembers them beside each record. Layout and colour map of the masks: the PASCAL VOC
+development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
 `--train_split trainaug --train_label_dir SegmentationClassAug`. `--check` reads all and writes nothing; what it sees is
 judged in dataset_doctor.py.
 """
@@ -32,6 +32,7 @@ from dataset import IGNORE_LABEL, make_example, write_example
 from dataset_doctor import Finding, Pair
 from pictures import BadFileError
 
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png')
 MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters
 
 
@@ -69,7 +70,8 @@ def parse_args(argv=None):
     """The flags, from `argv` (list of str) or the command line."""
     parser = utils.ArgumentParser('Converts a PASCAL VOC folder into fcn_train.record and fcn_val.record.')
     parser.add_argument('--data_dir', default=os.path.join('VOCdevkit', 'VOC2012'),
-                        help='folder with JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/')
+                        help='folder with JPEGImages/ (ID.jpg, ID.jpeg or ID.png), SegmentationClass/ and '
+                             'ImageSets/Segmentation/')
     parser.add_argument('--output_dir', default='data', help='folder for the two records; made if it is missing')
     for role in ('train', 'val'):
         parser.add_argument(f'--{role}_split', default=role,
@@ -189,9 +191,29 @@ def check_disjoint(splits, ids_by_split):
 # ------------------------------------------------------------------------------------------- one pair
 
 
-def find_pair(split, image_id):
-    """The paths of an image and its mask."""
-    return os.path.join(split.image_dir, image_id + '.jpg'), os.path.join(split.label_dir, image_id + '.png')
+def find_images(split, image_id):
+    """The paths of an image, list of str: one as a rule; that of a JPEG if there is none."""
+    paths = [os.path.join(split.image_dir, image_id + ending) for ending in IMAGE_ENDINGS]
+    return [path for path in paths if os.path.lexists(path)] or paths[:1]
+
+
+def read_image(split, paths, coarse):
+    """Reads the image at one of find_images' paths, as pictures.read_image; BadFileError if there is another."""
+    if len(paths) > 1:
+        raise BadFileError(f'{paths[0]}: {os.path.basename(paths[1])} is there as well; keep one of them', 'two images')
+    pictures.check_file(paths[0], split.data_dir)
+    return pictures.read_image(paths[0], coarse)
+
+
+def find_label(split, image_id):
+    """The path of an image's mask."""
+    return os.path.join(split.label_dir, image_id + '.png')
+
+
+def read_label(split, path, class_set):
+    """Reads the mask at find_label's path, as pictures.read_label."""
+    pictures.check_file(path, split.data_dir)
+    return pictures.read_label(path, class_set)
 
 
 def describe_mismatch(label_path, image_size, label_size):
@@ -204,21 +226,19 @@ def convert_pair(split, image_id, class_set, scale):
 
     A pair that cannot be used becomes its `problem`, never an exception.
     """
-    image_path, label_path = find_pair(split, image_id)
+    image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
     try:
-        pictures.check_file(image_path, split.data_dir)
-        pictures.check_file(label_path, split.data_dir)
-        image_bytes, image, size = pictures.read_picture(image_path, 'JPEG', coarse=scale == 1)
-        label = pictures.read_label(label_path, class_set)
-        if size != label.size:
-            return Converted(problem=describe_mismatch(label_path, size, label.size))
+        photo = read_image(split, image_paths, coarse=scale == 1)
+        label = read_label(split, label_path, class_set)
+        if photo.size != label.size:
+            return Converted(problem=describe_mismatch(label_path, photo.size, label.size))
         if scale < 1:
-            image_bytes = pictures.scale_image(image_path, image, scale)
-            label = pictures.scale_label(label, scale)
+            photo, label = pictures.scale_image(photo, scale, image_paths[0]), pictures.scale_label(label, scale)
     except BadFileError as error:
         return Converted(problem=str(error))
     width, height = label.size
-    return Converted(make_example(image_id.encode(), image_bytes, label.png, height, width), label.pixels)
+    example = make_example(image_id.encode(), photo.data, label.png, height, width, photo.format)
+    return Converted(example, label.pixels)
 
 
 # ------------------------------------------------------------------------------------------- a whole split
@@ -245,28 +265,21 @@ def map_in_order(function, items, num_workers):
 
 def look_at_pair(split, class_set, image_id):
     """An image and its mask as a `dataset_doctor.Pair`; whatever is wrong becomes its faults, never an exception."""
-    image_path, label_path = find_pair(split, image_id)
+    image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
     faults, image, mask = [], {}, {}
     try:
-        pictures.check_file(image_path, split.data_dir)
-        image = look_at_image(image_path)
+        photo = read_image(split, image_paths, coarse=True)
+        image = {'size': photo.size, 'checksum': google_crc32c.value(photo.picture.convert('RGB').tobytes())}
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
     try:
-        pictures.check_file(label_path, split.data_dir)
-        label = pictures.read_label(label_path, class_set)
+        label = read_label(split, label_path, class_set)
         mask = look_at_mask(label_path, label.pixels, class_set)
         if image and image['size'] != label.size:
             faults.append(Finding('size mismatch', describe_mismatch(label_path, image['size'], label.size)))
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
-    return Pair(image_id, image_path, faults, **image, **mask)
-
-
-def look_at_image(path):
-    """`size` and `checksum` of a Pair; BadFileError if the image cannot be used."""
-    _, coarse, size = pictures.read_picture(path, 'JPEG', coarse=True)
-    return {'size': size, 'checksum': google_crc32c.value(coarse.tobytes())}
+    return Pair(image_id, image_paths[0], faults, **image, **mask)
 
 
 def look_at_mask(path, pixels, class_set):

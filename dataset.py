@@ -2,11 +2,11 @@
 
 One `tf.train.Example` an image:
 
-    image/encoded       the JPEG file's own bytes
+    image/encoded       bytes of a JPEG or PNG file, the image's own unless it was scaled
     image/label         PNG bytes, one channel, uint8 class index, 255 kept
     image/height, image/width   int64, pixels
     image/filename      bytes, the image's id in its split file
-    image/format        b'jpeg'
+    image/format        b'jpeg' or b'png'
     image/label_format  b'png'
 
 Nothing here imports TensorFlow, which takes 3 seconds and 600 MB: that is why reading has a file of its own, and why
@@ -36,20 +36,21 @@ def has_endless_scans(jpeg_bytes):
     return jpeg_bytes.count(b'\xff\xda') > MAX_SCANS  # what begins a scan; in pixels these two bytes never meet
 
 
-def make_example(filename, jpeg_bytes, label_png_bytes, height, width):
+def make_example(filename, image_bytes, label_png_bytes, height, width, image_format=b'jpeg'):
     """One image and its label as a serialised `tf.train.Example` of the schema above.
 
     Args:
-        filename, jpeg_bytes, label_png_bytes: bytes.
+        filename, image_bytes, label_png_bytes: bytes.
         height, width: int, pixels.
+        image_format: bytes, b'jpeg' or b'png'.
 
     Returns:
         bytes, the same for the same input.
     """
     features = {
-        'image/encoded': _bytes_feature(jpeg_bytes),
+        'image/encoded': _bytes_feature(image_bytes),
         'image/filename': _bytes_feature(filename),
-        'image/format': _bytes_feature(b'jpeg'),
+        'image/format': _bytes_feature(image_format),
         'image/height': _int_feature(height),
         'image/label_format': _bytes_feature(b'png'),
         'image/label': _bytes_feature(label_png_bytes),

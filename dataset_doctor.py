@@ -33,7 +33,7 @@ class Pair(NamedTuple):
     image_path: str
     faults: list  # of Finding
     size: tuple = ()  # (width, height) of the image; () if it cannot be read
-    checksum: int = 0  # of the image's pixels at an eighth of its size
+    checksum: int = 0  # of the image's pixels, of a JPEG at an eighth of its size
     mask_kind: str = ''  # 'palette', 'grey' or 'colour'; '' if it cannot be read
     pixels: np.ndarray | None = None  # int64 [256], by label value
     odd_palette: str = ''  # see describe_palette
@@ -131,8 +131,8 @@ def find_twins(pairs):
     for images in filter(lambda images: len(images) > 1, candidates.values()):
         by_pixels = collections.defaultdict(list)
         for image in sorted(images, key=lambda image: (image[0], image[1].image_path)):
-            with Image.open(image[1].image_path, formats=['JPEG']) as picture:
-                by_pixels[picture.mode, picture.tobytes()].append(image)
+            with Image.open(image[1].image_path, formats=['JPEG', 'PNG']) as picture:
+                by_pixels[picture.convert('RGB').tobytes()].append(image)
         twins += [same for same in by_pixels.values() if len(same) > 1]
     return twins
 

@@ -1,6 +1,6 @@
 """Reads the pictures of a data set: images as they are, masks as class indices; both to their last byte.
 
-    data, picture, size = pictures.read_picture('JPEGImages/2007_000032.jpg', 'JPEG')
+    photo = pictures.read_image('JPEGImages/2007_000032.jpg')
     label = pictures.read_label('SegmentationClass/2007_000032.png', classes.VOC)
 
 What cannot be used raises BadFileError. Source of the masks' kinds: the PASCAL VOC development kit, whose masks are
@@ -23,6 +23,7 @@ from dataset import IGNORE_LABEL, MAX_FILE_BYTES, MAX_PIXELS, MAX_SCANS, has_end
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 GREY, PALETTE = 0, 3  # colour types of a PNG
+BIT_DEPTH, COLOUR_TYPE = 24, 25  # where they stand: in the IHDR chunk, which the PNG standard puts first
 MAX_JPEG_SIDE = 65500  # pixels, of libjpeg
 
 
@@ -32,6 +33,14 @@ class BadFileError(Exception):
     def __init__(self, message, kind='unreadable'):
         super().__init__(message)
         self.kind = kind
+
+
+class Photo(NamedTuple):
+    """An image as the record has it."""
+    data: bytes  # of a file
+    format: bytes  # b'jpeg' or b'png'
+    size: tuple  # width, height
+    picture: Image.Image | None = None  # decoded, perhaps at an eighth of its size
 
 
 class Label(NamedTuple):
@@ -102,6 +111,28 @@ def read_picture(path, kind, coarse=False):
     return data, picture, size
 
 
+def read_image(path, coarse=False):
+    """Reads an image, a PNG where the path ends so, else a JPEG.
+
+    A PNG of 16 bits a channel is refused, because TensorFlow would take the upper 8 alone, and one with transparent
+    pixels, because it would show what they hide.
+
+    Args:
+        path: str.
+        coarse: bool, as of read_picture.
+
+    Returns:
+        `Photo`. BadFileError for a file that cannot be used.
+    """
+    kind = 'PNG' if path.endswith('.png') else 'JPEG'
+    data, picture, size = read_picture(path, kind, coarse)
+    if kind == 'PNG' and data[BIT_DEPTH] == 16:
+        raise BadFileError(f'{path}: has 16 bits a channel; save it with 8', 'kind of image')
+    if picture.has_transparency_data and picture.convert('RGBA').getchannel('A').getextrema()[0] < 255:
+        raise BadFileError(f'{path}: has transparent pixels; save it without transparency', 'kind of image')
+    return Photo(data, kind.lower().encode(), size, picture)
+
+
 def read_label(path, class_set):
     """Reads a mask: palette and grey values are class indices, colours go through the class set's colour map.
 
@@ -113,7 +144,7 @@ def read_label(path, class_set):
         `Label`. BadFileError for a file, a colour or a class that cannot be used.
     """
     data, picture, size = read_picture(path, 'PNG')
-    bit_depth, colour_type = data[24], data[25]  # of the IHDR chunk, which the PNG standard puts first
+    bit_depth, colour_type = data[BIT_DEPTH], data[COLOUR_TYPE]
     if bit_depth == 8 and colour_type in (GREY, PALETTE):
         png = as_grey_png(data)
     else:
@@ -211,19 +242,19 @@ def scaled_size(size, scale):
     return tuple(max(1, round(side * scale)) for side in size)
 
 
-def scale_image(path, picture, scale):
-    """A PIL image scaled by averaging over areas, which loses no thin line; bytes of a JPEG of quality 95, 4:4:4.
+def scale_image(photo, scale, path):
+    """A `Photo` scaled by averaging over areas, which loses no thin line, as JPEG of quality 95 and 4:4:4.
 
     BadFileError if it is too long for a JPEG even so; `path` is for that message.
     """
-    size = scaled_size(picture.size, scale)
+    size = scaled_size(photo.size, scale)
     if max(size) > MAX_JPEG_SIDE:
         raise BadFileError(f'{path}: is {max(size)} pixels long once scaled, a JPEG {MAX_JPEG_SIDE} at most; take a '
                            'smaller --scale', 'too large')
-    pixels = cv2.resize(np.asarray(picture.convert('RGB')), size, interpolation=cv2.INTER_AREA)
+    pixels = cv2.resize(np.asarray(photo.picture.convert('RGB')), size, interpolation=cv2.INTER_AREA)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, 'JPEG', quality=95, subsampling=0)
-    return file.getvalue()
+    return Photo(file.getvalue(), b'jpeg', size)
 
 
 def scale_label(label, scale):

@@ -254,6 +254,48 @@ def test_packed_grey_masks_are_not_stretched(voc):
     assert four_bits.tolist() == [[0, 1, 7, 15]]
 
 
+# ------------------------------------------------------------------------------------------- PNG images
+
+
+def save_png(voc, image_id, picture, **options):
+    """Puts a PIL image in the place of a JPEG; returns its path."""
+    jpeg_of(voc, image_id).unlink(missing_ok=True)
+    path = voc / 'JPEGImages' / f'{image_id}.png'
+    picture.save(path, **options)
+    return path
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+OPAQUE = np.full((3, 4), 255, np.uint8)
+
+
+@pytest.mark.parametrize('picture, options', [
+    (Image.fromarray(NOISE), {}), (Image.fromarray(NOISE[:, :, 0]), {}), (Image.fromarray(NOISE[:, :, 0] > 99), {}),
+    (Image.fromarray(NOISE).quantize(9), {'bits': 4}), (Image.fromarray(NOISE).quantize(12), {}),
+    (Image.fromarray(np.dstack([NOISE, OPAQUE])), {}), (Image.fromarray(NOISE[:, :, 0]).convert('LA'), {}),
+    (Image.fromarray(NOISE).quantize(12), {'transparency': b'\xff' * 12})])
+def test_png_images_go_in_unchanged_and_tensorflow_sees_their_colours(voc, picture, options):
+    path = save_png(voc, 'b', picture, **options)
+    example = read_record(run(voc) / 'fcn_train.record')[1]
+    assert example['image/format'] == [b'png'] and example['image/encoded'] == [path.read_bytes()]
+    with tf.Session() as session:
+        seen = session.run(tf.io.decode_png(example['image/encoded'][0], channels=3))
+    np.testing.assert_array_equal(seen, np.asarray(picture.convert('RGB')))
+
+
+def test_a_png_image_is_scaled_to_a_jpeg(voc):
+    save_png(voc, 'b', Image.new('RGB', (4, 3), (200, 100, 50)))
+    example = read_record(run(voc, '--scale', '0.5') / 'fcn_train.record')[1]
+    image, sampling = decode(example)
+    assert example['image/format'] == [b'jpeg'] and sampling == 0
+    np.testing.assert_allclose(image, np.broadcast_to([200, 100, 50], (2, 2, 3)), atol=2)
+
+
+def test_a_jpeg_may_end_in_jpeg(voc):
+    jpeg_of(voc, 'b').rename(voc / 'JPEGImages' / 'b.jpeg')
+    assert [example['image/format'] for example in read_record(run(voc) / 'fcn_train.record')] == [[b'jpeg']] * 3
+
+
 # ------------------------------------------------------------------------------------------- classes of one's own
 
 
@@ -350,6 +392,16 @@ def test_a_scaled_record_counts_the_scaled_pixels(voc, capfd):
     stored = classes.read_side_file(str(out / 'fcn_train.record'))
     assert label_of(read_record(out / 'fcn_train.record')[0]).tolist() == [[0, 255], [0, 15]]
     assert stored['pixels'] == [6, *[0] * 14, 3, *[0] * 5, 3]
+
+
+def test_an_image_that_stays_too_long_for_a_jpeg_is_named(voc, capfd):
+    save_png(voc, 'b', Image.new('L', (140_000, 1)))
+    write_palette_mask(mask_of(voc, 'b'), np.zeros((1, 140_000), np.uint8))
+    with pytest.raises(UserError, match='^1 of 5 images'):
+        run(voc, '--scale', '0.5')
+    assert 'b.png: is 70000 pixels long once scaled, a JPEG 65500 at most' in capfd.readouterr().err
+    example = read_record(run(voc, '--scale', '0.1') / 'fcn_train.record')[1]
+    assert (example['image/height'], example['image/width']) == ([1], [14_000])
 
 
 @pytest.mark.parametrize('scale', ['0', '-1', '1.01', 'nan', 'half', 'inf'])
@@ -490,7 +542,39 @@ def link_to_itself(voc):
     return mask_of(voc, 'b'), 'Too many levels of symbolic links'
 
 
-BAD_PAIRS = [mask_of_many_pixels, large_file, pipe, folder_as_mask, link_out, relative_mask_link_out, link_to_itself,
+def image_of_16_bits(voc):
+    return save_png(voc, 'b', Image.fromarray(MASK.astype(np.uint16))), 'has 16 bits a channel'
+
+
+def image_with_a_transparent_pixel(voc):
+    alpha = OPAQUE.copy()
+    alpha[1, 2] = 254
+    return save_png(voc, 'b', Image.fromarray(np.dstack([NOISE, alpha]))), 'has transparent pixels'
+
+
+def image_with_a_transparent_colour(voc):
+    return save_png(voc, 'b', Image.fromarray(NOISE), transparency=tuple(map(int, NOISE[0, 0]))), 'transparent pixels'
+
+
+def image_twice(voc):
+    Image.fromarray(NOISE).save(voc / 'JPEGImages' / 'b.png')
+    return jpeg_of(voc, 'b'), 'b.png is there as well; keep one of them'
+
+
+def jpeg_as_png(voc):
+    jpeg_of(voc, 'b').rename(voc / 'JPEGImages' / 'b.png')
+    return voc / 'JPEGImages' / 'b.png', 'is not a PNG file'
+
+
+def png_image_cut_short(voc):
+    path = save_png(voc, 'b', Image.fromarray(NOISE))
+    path.write_bytes(path.read_bytes()[:-30])
+    return path, 'runc'
+
+
+BAD_PAIRS = [image_of_16_bits, image_with_a_transparent_pixel, image_with_a_transparent_colour, image_twice,
+             jpeg_as_png, png_image_cut_short,
+             mask_of_many_pixels, large_file, pipe, folder_as_mask, link_out, relative_mask_link_out, link_to_itself,
              drop_jpeg, drop_mask, cut_jpeg, cut_large_jpeg, cut_mask, mask_with_wrong_checksum, empty_jpeg,
              png_as_jpeg, jpeg_as_mask, other_size, class_too_high, deep_class_that_wraps_to_0,
              grey_with_alpha, mask_is_a_bomb, jpeg_is_a_bomb]

@@ -17,6 +17,8 @@ def test_make_example_holds_the_schema():
     assert {name: (feature.bytes_list.value or feature.int64_list.value)[0] for name, feature in features.items()} == {
         'image/encoded': b'jpeg bytes', 'image/label': b'png bytes', 'image/height': 375, 'image/width': 500,
         'image/filename': b'2007_000001', 'image/format': b'jpeg', 'image/label_format': b'png'}
+    example = dataset.make_example(b'2007_000001', b'png', b'png bytes', 375, 500, b'png')
+    assert tf.train.Example.FromString(example).features.feature['image/format'].bytes_list.value == [b'png']
 
 
 @pytest.mark.parametrize('length', [0, 1, 100, 127, 128, 16383, 16384, 300_000])

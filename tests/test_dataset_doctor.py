@@ -134,6 +134,25 @@ def test_an_image_saved_anew_is_the_same_pixel_for_pixel(voc, capfd):
     assert 'are the same image, pixel for pixel' in only_fault(voc, capfd)['message']
 
 
+def test_png_images_are_compared_by_their_colours(voc, capfd):
+    """Of one size, the same indices in other colours are another image, and the same colours in RGB the same."""
+    pixels = np.resize(np.arange(20, dtype=np.uint8), (64, 80))
+    for number, colours in ((0, [[value, 0, 9] for value in range(256)]), (1, [[0, value, 9] for value in range(256)])):
+        image_of(voc, number).unlink()
+        save_mask(image_of(voc, number).with_suffix('.png'), pixels, like=np.array(colours, np.uint8))
+    image_of(voc, 0, 'val').unlink()
+    twin = image_of(voc, 0, 'val').with_suffix('.png')
+    Image.open(image_of(voc, 0).with_suffix('.png')).convert('RGB').save(twin)
+    message = only_fault(voc, capfd)['message']
+    assert message.startswith(str(image_of(voc, 0).with_suffix('.png'))) and str(twin) in message
+
+
+def test_two_images_of_one_id_are_a_fault(voc, capfd):
+    Image.open(image_of(voc, 3)).save(image_of(voc, 3).with_suffix('.jpeg'))
+    assert only_fault(voc, capfd) == {
+        'kind': 'two images', 'message': f'{image_of(voc, 3)}: train_000003.jpeg is there as well; keep one of them'}
+
+
 def test_images_that_differ_in_one_fine_detail_are_two(voc, capfd):
     pixels = np.array(Image.open(image_of(voc, 5)))
     first, second = pixels.copy(), pixels.copy()
