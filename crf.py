@@ -4,16 +4,20 @@ Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs wi
 inference itself is pydensecrf's.
 """
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from pydensecrf import densecrf, eigen
+
+from utils import UserError
 
 # A label takes part in an iteration if its probability reaches this somewhere in the image. Before the first iteration
 # the probabilities are the network's; after it they are far more decided, and a weak label will not come back.
@@ -21,12 +25,33 @@ FIRST_THRESHOLD, LATER_THRESHOLD = 0.03, 0.2
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
-def read_parameters(path):
-    return None
+class Parameters(NamedTuple):
+    """What steers the inference; the defaults are those that this suite was asked for.
+
+    iterations: int, mean-field iterations.
+    gaussian_xy: standard deviation, in pixels, of the smoothness kernel, and
+    gaussian_compat: its weight.
+    bilateral_xy, bilateral_rgb: standard deviations of the appearance kernel, in pixels and in colour levels (0..255),
+        and
+    bilateral_compat: its weight.
+    """
+    iterations: int = 5
+    gaussian_xy: float = 10
+    gaussian_compat: float = 3
+    bilateral_xy: float = 50
+    bilateral_rgb: float = 20
+    bilateral_compat: float = 10
 
 
-def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3,
-           bilateral_xy=50, bilateral_rgb=20, bilateral_compat=10):
+DEFAULTS = Parameters()
+
+# What a file may ask for, (lowest, highest): a width near 0 makes pydensecrf crash, and a day is no use to anyone.
+LIMITS = Parameters(iterations=(0, 1000), gaussian_xy=(0.1, 1e4), gaussian_compat=(0, 1e4), bilateral_xy=(0.1, 1e4),
+                    bilateral_rgb=(0.1, 1e4), bilateral_compat=(0, 1e4))
+HOW_FOUND = 'found'  # the key in a file of parameters that is not one of them: how tools/search_crf.py found them
+
+
+def refine(image, probabilities, parameters=DEFAULTS):
     """Mean-field inference in a fully connected CRF over the pixels of one image.
 
     An iteration's time grows with the number of labels, and most of them are nowhere in an image: those take no part.
@@ -35,12 +60,7 @@ def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3
     Args:
         image: uint8 RGB [H, W, 3], the image itself at its true size.
         probabilities: float32 [H, W, C], the network's softmax.
-        iterations: int, mean-field iterations.
-        gaussian_xy: standard deviation, in pixels, of the smoothness kernel, and
-        gaussian_compat: its weight.
-        bilateral_xy, bilateral_rgb: standard deviations of the appearance kernel, in pixels and in colour levels
-            (0..255), and
-        bilateral_compat: its weight.
+        parameters: Parameters.
 
     Returns:
         uint8 [H, W], the most probable class of each pixel.
@@ -48,29 +68,29 @@ def refine(image, probabilities, iterations=5, gaussian_xy=10, gaussian_compat=3
     height, width, number_of_classes = probabilities.shape
     labels = find_labels(probabilities)
     field = densecrf.DenseCRF2D(width, height, number_of_classes)
-    field.addPairwiseGaussian(sxy=gaussian_xy, compat=gaussian_compat)
-    field.addPairwiseBilateral(sxy=bilateral_xy, srgb=bilateral_rgb, rgbim=np.ascontiguousarray(image),
-                               compat=bilateral_compat)
-    left, marginals = infer(field, take_labels(probabilities, labels), iterations)
+    field.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_compat)
+    field.addPairwiseBilateral(sxy=parameters.bilateral_xy, srgb=parameters.bilateral_rgb,
+                               rgbim=np.ascontiguousarray(image), compat=parameters.bilateral_compat)
+    left, marginals = infer(field, take_labels(probabilities, labels), parameters.iterations)
     return labels[left][marginals.argmax(axis=-1)].reshape(height, width)
 
 
-def submit(pool, image, probabilities):
+def submit(pool, image, probabilities, parameters=DEFAULTS):
     """Has a process of start_processes refine; only the labels that take part travel there.
 
     Args:
-        pool: ProcessPoolExecutor. image, probabilities: as of refine.
+        pool: ProcessPoolExecutor. image, probabilities, parameters: as of refine.
 
     Returns:
         Future of what refine returns.
     """
     labels = find_labels(probabilities)
     few = take_labels(probabilities, labels).reshape(*image.shape[:2], -1)
-    return pool.submit(_refine_few, image, few, labels)
+    return pool.submit(_refine_few, image, few, labels, parameters)
 
 
-def _refine_few(image, probabilities, labels):
-    return labels[refine(image, probabilities)]
+def _refine_few(image, probabilities, labels, parameters):
+    return labels[refine(image, probabilities, parameters)]
 
 
 def take_labels(probabilities, labels):
@@ -119,6 +139,58 @@ def infer(field, softmax, iterations):
         if len(probable) < len(labels):
             labels, marginals, energy, matrix = labels[probable], marginals[:, probable], energy[:, probable], None
     return labels, marginals
+
+
+# ------------------------------------------------------------------------------------------- a file of parameters
+
+
+def read_parameters(path):
+    """Reads parameters from a JSON object of their names to numbers, as tools/search_crf.py writes it.
+
+    Args:
+        path: str, --crf_params; None for the defaults.
+
+    Returns:
+        Parameters.
+
+    Raises:
+        UserError: the file is missing or damaged, or a parameter is missing, unknown, no number or out of its range.
+    """
+    if path is None:
+        return DEFAULTS
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError('is no file')
+        with open(path, encoding='utf-8') as file:
+            return check_parameters(json.loads(file.read(2 ** 20)))
+    except OSError as error:
+        problem = error.strerror
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        problem = 'is no JSON'
+    except ValueError as error:
+        problem = error
+    raise UserError(f'--crf_params {path}: {problem}; name a file that tools/search_crf.py wrote')
+
+
+def check_parameters(content):
+    """Parameters of what JSON holds; ValueError with one line if they are none."""
+    if not isinstance(content, dict):
+        raise ValueError('is no JSON object')
+    numbers = {name: number for name, number in content.items() if name != HOW_FOUND}
+    for name in Parameters._fields:
+        if name not in numbers:
+            raise ValueError(f'{name} is missing')
+    for name, number in numbers.items():
+        if name not in Parameters._fields:
+            raise ValueError(f'knows a parameter {name[:80]!r}, which there is not')
+        lowest, highest = getattr(LIMITS, name)
+        kind, wanted = (int, 'a whole number') if name == 'iterations' else ((int, float), 'a number')
+        if not isinstance(number, kind) or isinstance(number, bool) or not lowest <= number <= highest:
+            raise ValueError(f'{name} is {json.dumps(number)[:80]}, not {wanted} from {lowest} to {highest:g}')
+    return Parameters(**numbers)
+
+
+# ------------------------------------------------------------------------------------------- processes
 
 
 @contextlib.contextmanager

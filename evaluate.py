@@ -8,7 +8,6 @@ import collections
 import glob
 import hashlib
 import importlib.metadata
-import inspect
 import math
 import os
 import re
@@ -154,7 +153,7 @@ def make_scorecard(checkpoint, record, num_images, with_crf):
             'sha256': hash_checkpoint(checkpoint),
             'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
             'settings': settings or None,
-            'crf_parameters': crf_parameters() if with_crf else None,
+            'crf_parameters': crf.DEFAULTS._asdict() if with_crf else None,
             'boundary_width_pixels': utils.BOUNDARY_WIDTH,
             'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
 
@@ -168,12 +167,6 @@ def hash_checkpoint(checkpoint):
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def crf_parameters():
-    """The CRF's parameters by name: the defaults of crf.refine."""
-    parameters = inspect.signature(crf.refine).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def package_version(name):

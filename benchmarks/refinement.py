@@ -1,5 +1,4 @@
 """Contenders for the dense CRF. Only write_maps imports TensorFlow: a process that refines is small."""
-import inspect
 import os
 import time
 
@@ -51,18 +50,18 @@ def load_maps(folder, numbers):
 
 
 def plain_pydensecrf(image, probabilities):
-    """All labels through pydensecrf, as its own example does it, with the parameters of crf.refine.
+    """All labels through pydensecrf, as its own example does it, with the default parameters of crf.refine.
 
     Args, returns: as crf.refine.
     """
-    settings = {each.name: each.default for each in inspect.signature(crf.refine).parameters.values()}
+    settings = crf.Parameters()
     height, width, number_of_classes = probabilities.shape
     field = densecrf.DenseCRF2D(width, height, number_of_classes)
     field.setUnaryEnergy(unary_from_softmax(np.ascontiguousarray(probabilities.transpose(2, 0, 1))))
-    field.addPairwiseGaussian(sxy=settings['gaussian_xy'], compat=settings['gaussian_compat'])
-    field.addPairwiseBilateral(sxy=settings['bilateral_xy'], srgb=settings['bilateral_rgb'],
-                               rgbim=np.ascontiguousarray(image), compat=settings['bilateral_compat'])
-    marginals = np.array(field.inference(settings['iterations']))
+    field.addPairwiseGaussian(sxy=settings.gaussian_xy, compat=settings.gaussian_compat)
+    field.addPairwiseBilateral(sxy=settings.bilateral_xy, srgb=settings.bilateral_rgb,
+                               rgbim=np.ascontiguousarray(image), compat=settings.bilateral_compat)
+    marginals = np.array(field.inference(settings.iterations))
     return marginals.argmax(axis=0).reshape(height, width).astype(np.uint8)
 
 

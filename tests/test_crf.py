@@ -1,13 +1,16 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
 import crf
+from utils import UserError
 
 
 def two_colours(height=40, width=60):
@@ -42,7 +45,7 @@ def test_crf_removes_specks():
 def test_crf_without_iterations_is_the_most_probable_class():
     image, labels = two_colours()
     noise = np.random.RandomState(0).randint(0, 3, labels.shape)
-    np.testing.assert_array_equal(crf.refine(image, probabilities_of(noise, 0.9), iterations=0), noise)
+    np.testing.assert_array_equal(crf.refine(image, probabilities_of(noise, 0.9), crf.Parameters(iterations=0)), noise)
 
 
 def test_crf_of_one_pixel():
@@ -112,6 +115,80 @@ def test_a_pool_gives_what_refine_gives():
         refined = crf.submit(pool, image, probabilities).result()
     assert refined.dtype == np.uint8 and set(np.unique(refined)) == {3, 20}
     np.testing.assert_array_equal(refined, crf.refine(image, probabilities))
+
+
+def test_a_pool_refines_with_other_parameters():
+    image, labels = two_colours()
+    noise = np.random.RandomState(0).randint(0, 3, labels.shape)
+    with crf.start_processes(1) as pool:
+        refined = crf.submit(pool, image, probabilities_of(noise, 0.9), crf.Parameters(iterations=0)).result()
+    np.testing.assert_array_equal(refined, noise)
+
+
+# ------------------------------------------------------------------------------------------- a file of parameters
+
+DEEPLABS = {'iterations': 10, 'gaussian_xy': 3, 'gaussian_compat': 3, 'bilateral_xy': 140, 'bilateral_rgb': 5,
+            'bilateral_compat': 4.5}
+
+
+def test_read_parameters(tmp_path):
+    path = tmp_path / 'crf.json'
+    path.write_text(json.dumps({**DEEPLABS, 'found': {'trials': 3}}))
+    parameters = crf.read_parameters(str(path))
+    assert parameters == (10, 3, 3, 140, 5, 4.5) and parameters._asdict() == DEEPLABS
+    assert crf.read_parameters(None) == (5, 10, 3, 50, 20, 10)
+
+
+@pytest.mark.parametrize('changes, told', [
+    ({'bilateral_xy': None}, 'bilateral_xy is missing'),
+    ({'sigma': 3}, "knows a parameter 'sigma', which there is not"),
+    ({'iterations': 2.5}, 'iterations is 2.5, not a whole number from 0 to 1000'),
+    ({'iterations': True}, 'iterations is true, not a whole number from 0 to 1000'),
+    ({'iterations': 10 ** 9}, 'iterations is 1000000000, not a whole number from 0 to 1000'),
+    ({'gaussian_xy': 0}, 'gaussian_xy is 0, not a number from 0.1 to 10000'),
+    ({'gaussian_xy': 1e-30}, 'gaussian_xy is 1e-30, not a number from 0.1 to 10000'),
+    ({'gaussian_compat': -1}, 'gaussian_compat is -1, not a number from 0 to 10000'),
+    ({'bilateral_rgb': float('nan')}, 'bilateral_rgb is NaN, not a number from 0.1 to 10000'),
+    ({'bilateral_rgb': float('inf')}, 'bilateral_rgb is Infinity, not a number from 0.1 to 10000'),
+    ({'bilateral_compat': '10'}, 'bilateral_compat is "10", not a number from 0 to 10000'),
+    ({'bilateral_compat': [[1]]}, 'bilateral_compat is [[1]], not a number from 0 to 10000')])
+def test_parameters_that_are_none_are_one_line(tmp_path, changes, told):
+    path = tmp_path / 'crf.json'
+    path.write_text(json.dumps({name: value for name, value in {**DEEPLABS, **changes}.items() if value is not None}))
+    with pytest.raises(UserError) as caught:
+        crf.read_parameters(str(path))
+    assert str(caught.value) == f'--crf_params {path}: {told}; name a file that tools/search_crf.py wrote'
+
+
+@pytest.mark.parametrize('content, told', [
+    (b'', 'is no JSON'), (b'{"iterations": 5', 'is no JSON'),
+    (b'\xff\xfe', 'is no JSON'), (b'[' * 10 ** 5, 'is no JSON'),
+    (b'[1]', 'is no JSON object'), (b'null', 'is no JSON object'), (b'{}', 'iterations is missing')])
+def test_files_that_hold_no_parameters_are_one_line(tmp_path, content, told):
+    path = tmp_path / 'crf.json'
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        crf.read_parameters(str(path))
+    assert str(caught.value) == f'--crf_params {path}: {told}; name a file that tools/search_crf.py wrote'
+
+
+def test_a_file_of_parameters_that_is_none(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    for name, told in (('missing.json', 'No such file or directory'), ('pipe', 'is no file'), ('', 'is no file')):
+        path = os.path.join(tmp_path, name)
+        with pytest.raises(UserError) as caught:
+            crf.read_parameters(path)
+        assert str(caught.value) == f'--crf_params {path}: {told}; name a file that tools/search_crf.py wrote'
+
+
+@pytest.mark.parametrize('extreme', [crf.LIMITS._replace(**{name: bounds[side]
+                                                            for name, bounds in crf.LIMITS._asdict().items()})
+                                     for side in (0, 1)])
+def test_the_limits_of_parameters_are_bearable(extreme):
+    """An iteration count of 1000 is bearable, and takes long; it is cut here."""
+    image, labels = two_colours()
+    refined = crf.refine(image, probabilities_of(labels, 0.9), extreme._replace(iterations=min(extreme.iterations, 5)))
+    assert refined.shape == labels.shape and refined.max() <= 2
 
 
 def test_processes_end_with_a_killed_parent():
