@@ -11,7 +11,7 @@ import crf
 import utils
 
 
-def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=None):
+def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=crf.DEFAULTS):
     """Writes the pictures of one validation image at its true size.
 
     `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
@@ -21,6 +21,7 @@ def write_validation(folder, step, image, label, probabilities, class_set, crf_p
         folder: str. step: int.
         image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
         class_set: classes.ClassSet, in whose colours they are.
+        crf_parameters: crf.Parameters.
 
     Returns:
         paths: dict of NAME to the JPEG's path.
@@ -28,7 +29,7 @@ def write_validation(folder, step, image, label, probabilities, class_set, crf_p
     """
     maps = {'annotation': label,
             'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
-            'prediction_crfed': crf.refine(image, probabilities)}
+            'prediction_crfed': crf.refine(image, probabilities, crf_parameters)}
     palette = class_set.palette
     pictures = {'img': image,
                 **{name: utils.colourise(labels, palette) for name, labels in maps.items()},
