@@ -101,13 +101,16 @@ def apply_warp(warp, image, label, top_left, frame):
 
 def fill_nowhere(both, fill):
     """Image and label as one, uint8 [H, W, 4], with `fill`, uint8 [4], where the label is NOWHERE."""
-    return tf.where_v2(tf.equal(both[..., 3:], NOWHERE), fill, both)
+    pixels = tf.bitcast(both, tf.int32)  # [H, W]; a choice among numbers takes a sixth of that among rows of bytes
+    fill = tf.fill(tf.shape(pixels), tf.bitcast(fill, tf.int32))
+    return tf.bitcast(tf.where(tf.equal(both[..., 3], NOWHERE), fill, pixels), tf.uint8)
 
 
 def jitter_colour(image, mean_rgb, seed):
     """Brightness, contrast and saturation of an image, each changed by a random factor of COLOUR_FACTORS.
 
-    Saturation is how far a pixel is from its grey, contrast how far it is from the data's mean colour.
+    Saturation is how far a pixel is from its grey, contrast how far it is from the data's mean colour. All three
+    together are one matrix and one colour that is added.
 
     Args:
         image: uint8 or float32 [H, W, 3] RGB, 0..255.
@@ -119,11 +122,12 @@ def jitter_colour(image, mean_rgb, seed):
     """
     brightness, contrast, saturation = tf.unstack(tf.random.stateless_uniform(
         [3], tf.random.experimental.stateless_fold_in(seed, 2), *COLOUR_FACTORS))
-    image = tf.cast(image, tf.float32)
-    grey = tf.reduce_sum(image * LUMA, axis=-1, keepdims=True)
-    image = saturation * image + (1 - saturation) * grey
-    image = contrast * image + (1 - contrast) * tf.constant(mean_rgb, tf.float32)
-    return tf.clip_by_value(brightness * image, 0, 255)
+    to_grey = tf.tile(tf.constant(LUMA)[:, tf.newaxis], [1, 3])
+    matrix = brightness * contrast * (saturation * tf.eye(3) + (1 - saturation) * to_grey)
+    added = brightness * (1 - contrast) * tf.constant(mean_rgb, tf.float32)
+    pixels = tf.reshape(tf.cast(image, tf.float32), [-1, 3])
+    changed = tf.nn.bias_add(tf.matmul(pixels, matrix), added)
+    return tf.reshape(tf.clip_by_value(changed, 0, 255), tf.shape(image))
 
 
 def to_bytes(image):
