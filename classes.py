@@ -105,6 +105,11 @@ def as_json(class_set):
     return [{'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*colour)} for name, colour in zip(*class_set)]
 
 
+def as_text(class_set):
+    """A ClassSet as the text of a file that read_classes reads."""
+    return ''.join('{name} {colour}\n'.format(**entry) for entry in as_json(class_set))
+
+
 def from_json(entries):
     """The ClassSet of as_json; ValueError with one line if it is something else."""
     try:
