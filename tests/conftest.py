@@ -9,9 +9,13 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
+import classes
 import dataset
 import train
+import utils
 
+CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
+                                 'pedestrian', 'bicyclist'))  # none is a background
 SIZES = ((70, 50), (64, 64), (40, 90), (33, 47), (100, 60))  # height, width
 
 
@@ -81,6 +85,34 @@ def trained(tmp_path_factory, record):
     train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(folder), '--fc_channels', '8',
                 '--batch_size', '2', '--crop_size', '32', '--max_steps', '3', '--val_steps', '2', '--log_steps', '2',
                 '--save_steps', '2', '--summary_steps', '3'])
+    return folder
+
+
+@pytest.fixture(scope='session')
+def camvid_record(tmp_path_factory, pairs):
+    """A record of CamVid's classes, with its side file."""
+    own = [(image, np.where(label == 255, 255, label % 11).astype(np.uint8)) for image, label in pairs]
+    record = write_record(tmp_path_factory.mktemp('camvid') / 'camvid.record', own)
+    pixels = np.bincount(np.concatenate([label.ravel() for _, label in own]), minlength=256)
+    classes.save_side_file(classes.side_file(record), CAMVID, len(own), pixels)
+    return record
+
+
+@pytest.fixture(scope='session')
+def camvid_run(tmp_path_factory):
+    """The run folder of a narrow network of CamVid's classes at random; tests must not write to it."""
+    folder = tmp_path_factory.mktemp('runs') / 'camvid'
+    (folder / 'train').mkdir(parents=True)
+    random = np.random.RandomState(0)
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(0)
+        train.build_predictor(fc_channels=8, number_of_classes=11)
+        session.run(tf.global_variables_initializer())
+        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
+        session.run(kernel.assign(random.normal(0, 0.1, kernel.shape.as_list())))
+        saver = tf.train.Saver(tf.trainable_variables(), save_relative_paths=True)
+        saver.save(session, str(folder / 'train' / 'model.ckpt'), 5, write_meta_graph=False)
+    utils.save_json(str(folder / 'train' / 'settings.json'), {'classes': classes.as_json(CAMVID)})
     return folder
 
 
