@@ -1,6 +1,6 @@
 """Scores a checkpoint on every image of a record, at true size, without and with the dense CRF.
 
-    python evaluate.py --checkpoint_path results/best --dataset data/fcn_val.record --crf
+    python evaluate.py --checkpoint_path results/best --dataset data/fcn_val.record --crf --scales 0.75,1,1.25 --flip
 
 Writes metrics.json, the confusion matrix as a picture, and pictures of the worst and the best images.
 """
@@ -20,8 +20,9 @@ import tqdm
 from matplotlib.figure import Figure
 
 import checkpoints
+import classes
 import crf
-import dataset
+import inference
 import input_pipeline
 import report
 import train
@@ -29,13 +30,15 @@ import utils
 from utils import UserError
 
 PICTURED = 4  # so many of the worst and of the best images are shown
+LEGIBLE = 60  # classes whose confusion matrix has a figure in every cell
 PACKAGES = ('tensorflow', 'tf-slim', 'numpy', 'pillow', 'opencv-python-headless', 'pydensecrf2')
 
 # ------------------------------------------------------------------------------------------- the loop
 
-Evaluation = collections.namedtuple('Evaluation', 'filenames scores worst best')
+Evaluation = collections.namedtuple('Evaluation', 'class_set filenames scores worst best')
 Evaluation.__doc__ = """What evaluate() found.
 
+class_set: classes.ClassSet.
 filenames: list of str, the record's images in its order.
 scores: dict, 'plain' and, if asked for, 'crf' to utils.Score.
 worst, best: lists of Sample, those with the lowest and the highest mean IoU first; a short record's are in both.
@@ -44,7 +47,7 @@ Sample = collections.namedtuple('Sample', 'filename image label predictions mean
 Sample.__doc__ = """One image: uint8 [H, W, 3] RGB, uint8 [H, W] label; dicts of 'plain', 'crf' to map and mean IoU."""
 
 
-def evaluate(checkpoint, record, with_crf, num_workers=1):
+def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, scales=(1.0,), flip=False):
     """Scores every image of a record; holds a bounded number of them at a time.
 
     Args:
@@ -52,19 +55,23 @@ def evaluate(checkpoint, record, with_crf, num_workers=1):
         record: str, path of a TFRecord file.
         with_crf: bool, refine every prediction and score that too.
         num_workers: int, processes that refine beside the network.
+        classes_file: str or None, see find_classes.
+        scales, flip: see inference.average_probabilities.
 
     Returns:
         Evaluation.
 
     Raises:
-        UserError: the checkpoint or the record is damaged, or memory ran out.
+        UserError: the checkpoint or the record is damaged, they are of other classes, or memory ran out.
     """
     num_examples = input_pipeline.count_examples(record, whole=True)
+    class_set = find_classes(checkpoint, record, classes_file)
     names = ('plain', 'crf') if with_crf else ('plain',)
-    found = Evaluation([], {name: utils.Score(dataset.NUMBER_OF_CLASSES) for name in names}, [], [])
+    found = Evaluation(class_set, [], {name: utils.Score(len(class_set.names)) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
-        predictions = train.predict_record(session, predictor, train.build_reader(record, num_examples))
+        predictions = train.predict_record(session, predictor, train.build_reader(record, num_examples),
+                                           scales=scales, flip=flip)
         label_maps = refine_beside(predictions, num_workers) if with_crf else take_most_probable(predictions)
         for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
             filename = example['filename'].decode(errors='replace')
@@ -72,6 +79,22 @@ def evaluate(checkpoint, record, with_crf, num_workers=1):
             found.filenames.append(filename)
             keep_extremes(found, Sample(filename, example['image'], example['label'], maps, ious))
     return found
+
+
+def find_classes(checkpoint, record, classes_file=None):
+    """The classes.ClassSet that a checkpoint and a record share.
+
+    Args:
+        checkpoint, record: str.
+        classes_file: str or None, --classes, for a checkpoint or a record that tells none.
+
+    Raises:
+        UserError: they are of other classes.
+    """
+    class_set, side_file = train.find_classes(checkpoint, classes_file), classes.side_file(record)
+    place = record if os.path.exists(side_file) else f'{record}, without {side_file},'
+    classes.check_same(classes.of_record(record, classes_file), place, class_set, checkpoint)
+    return class_set
 
 
 def keep_extremes(found, sample):
@@ -126,14 +149,14 @@ def refine_beside(predictions, num_workers):
 # ------------------------------------------------------------------------------------------- metrics.json
 
 
-def summarise(score, filenames):
+def summarise(score, filenames, class_names):
     """A utils.Score as what metrics.json holds of it; see README."""
     by_class = {'per_class_iou': utils.iou_per_class(score.confusion),
                 'per_class_accuracy': utils.accuracy_per_class(score.confusion)}
     return {**{name: known(value) for name, value in score.figures().items()},
-            **{name: {class_name: known(value) for class_name, value in zip(dataset.CLASS_NAMES, values)}
+            **{name: {class_name: known(value) for class_name, value in zip(class_names, values)}
                for name, values in by_class.items()},
-            'absent_classes': [dataset.CLASS_NAMES[i] for i in np.flatnonzero(np.isnan(by_class['per_class_iou']))],
+            'absent_classes': [class_names[i] for i in np.flatnonzero(np.isnan(by_class['per_class_iou']))],
             'confusion': score.confusion.tolist(),
             'images': len(filenames),
             'per_image': [{'filename': filename, 'mean_iou': known(iou)}
@@ -145,15 +168,20 @@ def known(value):
     return None if math.isnan(value) else float(value)
 
 
-def make_scorecard(checkpoint, record, num_images, with_crf):
-    """What must stand beside figures for them to be compared with others, dict; None for what is not known."""
+def make_scorecard(checkpoint, found, args):
+    """What must stand beside figures for them to be compared with others, dict; None for what is not known.
+
+    Args:
+        checkpoint: str. found: Evaluation. args: of parse_args.
+    """
     settings = train.read_settings(os.path.dirname(checkpoint))
-    return {'dataset': record, 'images': num_images,
+    return {'dataset': args.dataset, 'images': len(found.filenames), 'classes': list(found.class_set.names),
             'checkpoint': checkpoint, 'step': checkpoints.checkpoint_step(checkpoint),
             'sha256': hash_checkpoint(checkpoint),
             'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
             'settings': settings or None,
-            'crf_parameters': crf.DEFAULTS._asdict() if with_crf else None,
+            'scales': list(args.scales), 'flip': args.flip,
+            'crf_parameters': crf.DEFAULTS._asdict() if args.crf else None,
             'boundary_width_pixels': utils.BOUNDARY_WIDTH,
             'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
 
@@ -189,13 +217,14 @@ def write_pictures(folder, found):
     written = set()
     for name, score in found.scores.items():
         picture = 'confusion_crf.png' if name == 'crf' else 'confusion.png'
-        draw_confusion(os.path.join(folder, picture), score.confusion, 'with CRF' if name == 'crf' else 'without CRF')
+        draw_confusion(os.path.join(folder, picture), score.confusion, found.class_set.names,
+                       'with CRF' if name == 'crf' else 'without CRF')
         written.add(picture)
     shown = {'worst': [], 'best': []}
     for end, samples in (('worst', found.worst), ('best', found.best)):
         for rank, sample in enumerate(samples, start=1):
             stem = f'{end}_{rank}_{safe_name(sample.filename)}'
-            written.update(write_sample(folder, stem, sample))
+            written.update(write_sample(folder, stem, sample, found.class_set))
             shown[end].append({'filename': sample.filename, 'mean_iou': sample.mean_ious['plain'],
                                'crf_mean_iou': sample.mean_ious.get('crf'), 'stem': stem})
     for name in os.listdir(folder):
@@ -213,35 +242,46 @@ def safe_name(filename):
     return re.sub(r'[^A-Za-z0-9_-]+', '_', filename)[:100]
 
 
-def write_sample(folder, stem, sample):
+def write_sample(folder, stem, sample, class_set):
     """Writes FOLDER/STEM_{img,annotation,prediction,error}.jpg, with a CRF also prediction_crfed and error_crfed.
 
     Returns:
         list of str, the files' names.
     """
-    pictures = {'img': sample.image, 'annotation': utils.colourise(sample.label)}
+    palette = class_set.palette
+    pictures = {'img': sample.image, 'annotation': utils.colourise(sample.label, palette)}
     for name, prediction in sample.predictions.items():
         suffix = '_crfed' if name == 'crf' else ''
-        pictures['prediction' + suffix] = utils.colourise(prediction)
-        pictures['error' + suffix] = utils.error_map(sample.image, sample.label, prediction, dataset.NUMBER_OF_CLASSES)
+        pictures['prediction' + suffix] = utils.colourise(prediction, palette)
+        pictures['error' + suffix] = utils.error_map(sample.image, sample.label, prediction, len(class_set.names))
     for name, pixels in pictures.items():
         utils.save_image(os.path.join(folder, f'{stem}_{name}.jpg'), pixels)
     return [f'{stem}_{name}.jpg' for name in pictures]
 
 
-def draw_confusion(path, confusion, title):
-    """Draws a confusion matrix, int64 [C, C], each row in percent of its annotated pixels, as a PNG."""
+def confusion_size(number_of_classes):
+    """Inches of the confusion matrix's picture, (width, height): room for the names, and some for each class."""
+    side = 0.6 + number_of_classes * (0.4 if number_of_classes <= LEGIBLE else 0.12)
+    return max(side, 5.6) + 1, max(side, 5.6)
+
+
+def draw_confusion(path, confusion, class_names, title):
+    """Draws a confusion matrix, int64 [C, C], each row in percent of its annotated pixels, as a PNG.
+
+    Of more than LEGIBLE classes the cells are small and without figures, which metrics.json has all the same.
+    """
     shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    ticks = range(len(dataset.CLASS_NAMES))
-    figure = Figure(figsize=(10, 9), layout='constrained')
+    ticks, small = range(len(class_names)), len(class_names) > LEGIBLE
+    figure = Figure(figsize=confusion_size(len(class_names)), layout='constrained')
     axes = figure.subplots()
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
-    for row, column in zip(*np.nonzero(shares >= 0.5)):
+    for row, column in [] if small else zip(*np.nonzero(shares >= 0.5)):
         axes.text(column, row, f'{shares[row, column]:.0f}', ha='center', va='center', fontsize=8,
                   color='white' if shares[row, column] > 50 else 'black')
-    axes.set_xticks(ticks, dataset.CLASS_NAMES, rotation=90)
-    axes.set_yticks(ticks, [f'{name}{"" if row.any() else " (none)"}'
-                            for name, row in zip(dataset.CLASS_NAMES, confusion)])
+    looks = {'fontsize': 5 if small else None, 'parse_math': False}  # a dollar in a name is a dollar
+    axes.set_xticks(ticks, class_names, rotation=90, **looks)
+    axes.set_yticks(ticks, [f'{name}{"" if row.any() else " (none)"}' for name, row in zip(class_names, confusion)],
+                    **looks)
     axes.set(xlabel='predicted', ylabel='annotated', title=f'where the pixels of each class went, in percent; {title}')
     axes.set_xticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
@@ -259,13 +299,14 @@ FIGURE_TITLES = {'mean_iou': 'mean IoU', 'pixel_accuracy': 'pixel accuracy', 'me
                  'boundary_iou': f'boundary IoU ({utils.BOUNDARY_WIDTH} px)'}
 
 
-def print_scores(scores):
+def print_scores(scores, class_names):
     """Prints IoU and accuracy of each class, then the figures over all; two columns for each utils.Score.
 
     Args:
         scores: dict of 'plain' and perhaps 'crf' to utils.Score.
+        class_names: tuple of str.
     """
-    columns = [['', *dataset.CLASS_NAMES, *FIGURE_TITLES.values()]]
+    columns = [['', *class_names, *FIGURE_TITLES.values()]]
     for name, score in scores.items():
         figures = score.figures()
         columns.append(['IoU with CRF' if name == 'crf' else 'IoU',
@@ -273,8 +314,9 @@ def print_scores(scores):
                         *(format_score(figures[figure]) for figure in FIGURE_TITLES)])
         columns.append(['acc. with CRF' if name == 'crf' else 'accuracy',
                         *map(format_score, utils.accuracy_per_class(score.confusion)), *[''] * len(FIGURE_TITLES)])
+    width = max(map(len, columns[0])) + 2
     for name, *cells in zip(*columns):
-        print((f'{name:24}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
+        print((f'{name:{width}}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
 
 
 def format_score(value):
@@ -292,7 +334,10 @@ def parse_args(argv=None):
     parser = utils.ArgumentParser('Scores a checkpoint on every image of a record.')
     parser.add_argument('--checkpoint_path', default='results/train', help='checkpoint, or the folder of a run')
     parser.add_argument('--dataset', default='data/fcn_val.record', help='record to score on')
+    parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
+                                                          'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='score the predictions refined by the dense CRF as well')
+    inference.add_flags(parser)
     parser.add_argument('--output_dir', help='folder for metrics.json and pictures; without it, the folder '
                                              '"evaluation" beside the one that holds the checkpoint')
     parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, (os.cpu_count() or 1) - 1),
@@ -309,9 +354,9 @@ def main(argv=None):
         raise UserError(f'{checkpoint} lies in no run folder: name a folder for the figures by --output_dir')
     output_dir = args.output_dir or os.path.join(run_folder, 'evaluation')
     os.makedirs(output_dir, exist_ok=True)
-    found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers)
-    scorecard = make_scorecard(checkpoint, args.dataset, len(found.filenames), args.crf)
-    print_scores(found.scores)
+    found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers, args.classes, args.scales, args.flip)
+    scorecard = make_scorecard(checkpoint, found, args)
+    print_scores(found.scores, found.class_set.names)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
           'seed {seed}'.format(**scorecard))
     write_metrics(output_dir, found, scorecard)
@@ -322,7 +367,7 @@ def main(argv=None):
 
 def write_metrics(folder, found, scorecard):
     """Writes the pictures and, last, FOLDER/metrics.json."""
-    summaries = {name: summarise(score, found.filenames) for name, score in found.scores.items()}
+    summaries = {name: summarise(score, found.filenames, found.class_set.names) for name, score in found.scores.items()}
     shown = write_pictures(folder, found)
     utils.save_json(os.path.join(folder, 'metrics.json'),
                     {**summaries['plain'], 'crf': summaries.get('crf'), 'scorecard': scorecard, **shown})

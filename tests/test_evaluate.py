@@ -3,21 +3,25 @@ import json
 import math
 import multiprocessing
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import write_record
+from conftest import CAMVID, write_record
 from PIL import Image
 
+import classes
 import crf
-import dataset
 import evaluate
 import train
 import utils
 from utils import UserError
+
+VOC_NAMES = classes.VOC.names
 
 
 def score_by_hand(folder, pairs, refine):
@@ -117,40 +121,40 @@ SCORE = [[(0, 0), (0, 1), (1, 1)], [(1, 1), (2, 2), (2, 0)], [(255, 0), (255, 2)
 
 
 def test_summarise_a_3x3_example():
-    summary = json.loads(json.dumps(evaluate.summarise(score_of(SCORE), ['a']), allow_nan=False))
+    summary = json.loads(json.dumps(evaluate.summarise(score_of(SCORE), ['a'], VOC_NAMES), allow_nan=False))
     for name, value in {'mean_iou': 5 / 9, 'pixel_accuracy': 5 / 7, 'mean_accuracy': 13 / 18,
                         'frequency_weighted_iou': 4 / 7, 'boundary_iou': 1 / 2}.items():
         assert summary[name] == pytest.approx(value, rel=1e-12)
-    absent = dict.fromkeys(dataset.CLASS_NAMES[3:])
+    absent = dict.fromkeys(VOC_NAMES[3:])
     assert summary['per_class_iou'] == {'background': pytest.approx(1 / 3), 'aeroplane': pytest.approx(2 / 3),
                                         'bicycle': pytest.approx(2 / 3), **absent}
     assert summary['per_class_accuracy'] == {
         'background': 0.5, 'aeroplane': 1.0, 'bicycle': pytest.approx(2 / 3), **absent}
-    assert summary['absent_classes'] == list(dataset.CLASS_NAMES[3:])
+    assert summary['absent_classes'] == list(VOC_NAMES[3:])
     assert np.shape(summary['confusion']) == (21, 21) and summary['confusion'][2][:3] == [1, 0, 2]
     assert summary['images'] == 1 and summary['per_image'] == [{'filename': 'a', 'mean_iou': pytest.approx(5 / 9)}]
 
 
 def test_a_class_that_is_only_predicted_has_an_iou_but_no_accuracy():
-    summary = evaluate.summarise(score_of([[(0, 5)]]), ['a'])
+    summary = evaluate.summarise(score_of([[(0, 5)]]), ['a'], VOC_NAMES)
     assert summary['per_class_iou']['bottle'] == 0 and summary['per_class_accuracy']['bottle'] is None
     assert 'bottle' not in summary['absent_classes'] and summary['boundary_iou'] is None
 
 
 def test_print_scores(capsys):
-    evaluate.print_scores({'plain': score_of(SCORE), 'crf': score_of([[(0, 0), (1, 1)]])})
+    evaluate.print_scores({'plain': score_of(SCORE), 'crf': score_of([[(0, 0), (1, 1)]])}, VOC_NAMES)
     rows = {line[:24].strip(): line[24:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows == {
         '': ['IoU', 'accuracy', 'IoU', 'with', 'CRF', 'acc.', 'with', 'CRF'],
         'background': ['0.3333', '0.5000', '1.0000', '1.0000'], 'aeroplane': ['0.6667', '1.0000', '1.0000', '1.0000'],
         'bicycle': ['0.6667', '0.6667', 'absent', 'absent'],
-        **{name: ['absent'] * 4 for name in dataset.CLASS_NAMES[3:]},
+        **{name: ['absent'] * 4 for name in VOC_NAMES[3:]},
         'mean IoU': ['0.5556', '1.0000'], 'pixel accuracy': ['0.7143', '1.0000'], 'mean accuracy': ['0.7222', '1.0000'],
         'frequency-weighted IoU': ['0.5714', '1.0000'], 'boundary IoU (5 px)': ['0.5000', '1.0000']}
 
 
 def test_the_worst_and_the_best_are_kept_and_the_others_let_go():
-    found = evaluate.Evaluation([], {}, [], [])
+    found = evaluate.Evaluation(classes.VOC, [], {}, [], [])
     for iou in (0.5, 0.1, math.nan, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6):
         evaluate.keep_extremes(found, evaluate.Sample(f'image{iou}', None, None, {}, {'plain': iou}))
     assert [sample.mean_ious['plain'] for sample in found.worst] == [0.1, 0.2, 0.3, 0.4]
@@ -203,6 +207,7 @@ def test_the_scorecard(evaluated, trained, record):
     assert card['sha256'] == hashlib.sha256(files).hexdigest()
     assert (card['dataset'], card['images'], card['checkpoint'], card['step']) == (record, 5, checkpoint, 3)
     assert (card['vgg_weights_from'], card['seed'], card['settings']['batch_size']) == ('random start', 0, 2)
+    assert (card['classes'], card['scales'], card['flip']) == (list(VOC_NAMES), [1], False)
     assert card['crf_parameters'] == {'iterations': 5, 'gaussian_xy': 10, 'gaussian_compat': 3, 'bilateral_xy': 50,
                                       'bilateral_rgb': 20, 'bilateral_compat': 10}
     assert card['packages']['numpy'] == np.__version__ and card['packages']['tensorflow'] == tf.__version__
@@ -242,6 +247,103 @@ def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_re
 def test_find_run_folder(checkpoint, run_folder):
     found = evaluate.find_run_folder(checkpoint)
     assert found == (run_folder and os.path.relpath(run_folder))
+
+
+def test_mirrored_images_count_half(trained, flat_record):
+    """By hand: the mean of what the network says to the image, and of what it says to the mirrored one, mirrored."""
+    record, pairs = flat_record
+    checkpoint = train.find_checkpoint(str(trained / 'train'))
+    expected = np.zeros((21, 21), np.int64)
+    with tf.Graph().as_default(), tf.Session() as session:
+        predictor = train.load_predictor(session, checkpoint)
+        for image, label in pairs:
+            there, mirrored = (session.run(predictor.probabilities, {predictor.image: each[np.newaxis]})[0]
+                               for each in (image, image[:, ::-1]))
+            mean = (there + mirrored[:, ::-1]) / 2
+            np.add.at(expected, (label[label != 255], mean.argmax(axis=-1)[label != 255]), 1)
+    np.testing.assert_array_equal(evaluate.evaluate(checkpoint, record, False, flip=True).scores['plain'].confusion,
+                                  expected)
+
+
+@pytest.mark.parametrize('number', [1, 2, 254])
+def test_a_confusion_matrix_of_any_number_of_classes(number, tmp_path):
+    path, names = str(tmp_path / 'confusion.png'), ['$a$ {\\', '_^', *map(str, range(252))]
+    evaluate.draw_confusion(path, 3 * np.eye(number, dtype=np.int64), names[:number], '')
+    with Image.open(path) as picture:
+        assert 600 < picture.height < picture.width < 5000
+
+
+# ------------------------------------------------------------------------------------------- own classes
+
+
+def test_an_evaluation_of_own_classes(camvid_run, camvid_record, pairs, tmp_path, capsys):
+    shutil.copytree(camvid_run, tmp_path / 'run')
+    evaluate.main(['--checkpoint_path', str(tmp_path / 'run'), '--dataset', camvid_record, '--crf',
+                   '--scales', '0.5,1', '--flip'])
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed[1:12] == list(CAMVID.names)
+    metrics = json.loads((tmp_path / 'run' / 'evaluation' / 'metrics.json').read_text())
+    assert list(metrics['per_class_iou']) == list(metrics['crf']['per_class_accuracy']) == list(CAMVID.names)
+    labels = np.concatenate([label[label != 255] % 11 for _, label in pairs])
+    assert np.sum(metrics['confusion'], axis=1).tolist() == np.bincount(labels).tolist()
+    assert metrics['scorecard']['classes'] == list(CAMVID.names)
+    assert (metrics['scorecard']['scales'], metrics['scorecard']['flip']) == ([0.5, 1], True)
+    page = (tmp_path / 'run' / 'index.html').read_text()
+    assert 'rgb(128, 0, 0)"></span>sky' in page and 'aeroplane' not in page
+
+
+def test_pictures_are_in_the_colours_of_own_classes(tmp_path):
+    class_set = classes.make_class_set(('sky', 'road'), [(10, 200, 250), (90, 80, 70)])
+    label = np.zeros((40, 40), np.uint8)
+    label[20:], label[18:22] = 1, 255
+    sample = evaluate.Sample('a', np.zeros((40, 40, 3), np.uint8), label, {'plain': np.zeros_like(label)}, {})
+    evaluate.write_sample(str(tmp_path), 'a', sample, class_set)
+    annotation, prediction, errors = (np.array(Image.open(tmp_path / f'a_{name}.jpg')).astype(int)
+                                      for name in ('annotation', 'prediction', 'error'))
+    for picture, row, colour in ((annotation, 5, (10, 200, 250)), (annotation, 35, (90, 80, 70)),
+                                 (prediction, 35, (10, 200, 250)), (errors, 5, (178, 178, 178)),
+                                 (errors, 35, (220, 30, 30))):
+        assert np.abs(picture[row, 20] - colour).max() <= 3
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Fails if a network is built."""
+    monkeypatch.setattr(train, 'load_predictor', lambda *args: pytest.fail('a network was built'))
+
+
+def write_names(path, names):
+    path.write_text('\n'.join(names))
+    return str(path)
+
+
+def test_a_record_of_other_classes_is_named_before_anything_is_predicted(camvid_run, camvid_record, record, trained,
+                                                                        tmp_path, no_network):
+    checkpoint, other = (train.find_checkpoint(str(run / 'train')) for run in (camvid_run, trained))
+    for found, path, message in (
+            (checkpoint, record, f'{record}, without {record}.json, has 21 classes, of which number 0 is background; '
+                                 f'{checkpoint} has 11 classes, of which number 0 is sky: take'),
+            (other, camvid_record, f'{camvid_record} has 11 classes, of which number 0 is sky; {other} has 21')):
+        with pytest.raises(UserError, match=re.escape(message)):
+            evaluate.evaluate(found, path, False)
+    names = write_names(tmp_path / 'other.txt', ['heaven', *CAMVID.names[1:]])
+    with pytest.raises(UserError, match=f'--classes {names} .* number 0 is heaven; the run of .* is sky'):
+        evaluate.evaluate(checkpoint, camvid_record, False, classes_file=names)
+    names = write_names(tmp_path / 'ten.txt', CAMVID.names[:10])
+    with pytest.raises(UserError, match='10 classes'):
+        evaluate.evaluate(checkpoint, camvid_record, False, classes_file=names)
+
+
+def test_a_checkpoint_away_from_its_run_takes_the_classes_flag(camvid_run, camvid_record, tmp_path):
+    for path in (camvid_run / 'train').glob('model.ckpt-5.*'):
+        shutil.copy(path, tmp_path)
+    checkpoint = str(tmp_path / 'model.ckpt-5')
+    with pytest.raises(UserError, match='has 11 classes, VOC 21; name them by --classes FILE'):
+        evaluate.evaluate(checkpoint, camvid_record, False)
+    names = write_names(tmp_path / 'classes.txt', CAMVID.names)
+    evaluate.main(['--checkpoint_path', checkpoint, '--dataset', camvid_record, '--classes', names, '--output_dir',
+                   str(tmp_path / 'out')])
+    assert json.loads((tmp_path / 'out' / 'metrics.json').read_text())['scorecard']['classes'] == list(CAMVID.names)
 
 
 # ------------------------------------------------------------------------------------------- the program
