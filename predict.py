@@ -1,6 +1,6 @@
 """Segments any photos with a trained network, and exports the network as a SavedModel.
 
-    python predict.py --checkpoint_path results/train --images photo.jpg folder/ --output_dir predictions --crf
+    python predict.py --checkpoint_path results/train --images photo.jpg folder/ --output_dir predictions --crf --flip
     python predict.py --checkpoint_path results/train --export exported
 
 For each photo, in --output_dir: NAME.png, the class of every pixel at the photo's own size (palette PNG, the format of
@@ -19,8 +19,10 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
+import classes
 import crf
 import dataset
+import inference
 import train
 import utils
 from utils import UserError
@@ -184,7 +186,7 @@ def deep_grey_to_8_bits(values, full_scale):
 # ------------------------------------------------------------------------------------------- predicting
 
 
-def predict(session, predictor, image, max_side, with_crf):
+def predict(session, predictor, image, args):
     """Classes of one photo, at its own size.
 
     A photo beyond max_side is scaled down for network and CRF. The probabilities are then scaled back bilinearly, the
@@ -193,17 +195,16 @@ def predict(session, predictor, image, max_side, with_crf):
     Args:
         session: with the network's weights. predictor: train.Predictor.
         image: uint8 RGB [H, W, 3].
-        max_side: int, longest side in pixels that the network sees.
-        with_crf: bool.
+        args: of parse_args, for max_side, scales (of the photo within max_side), flip and crf.
 
     Returns:
         dict of uint8 [H, W]: 'plain', and 'crfed' if asked for.
     """
     height, width, _ = image.shape
-    seen = shrink(image, max_side)
-    probabilities = session.run(predictor.probabilities, {predictor.image: seen[np.newaxis]})[0]
+    seen = shrink(image, args.max_side)
+    probabilities = train.predict_image(session, predictor, seen, args.scales, args.flip)
     maps = {'plain': most_probable(probabilities, height, width)}
-    if with_crf:
+    if args.crf:
         refined = crf.refine(seen, probabilities)
         maps['crfed'] = cv2.resize(refined, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return maps
@@ -232,7 +233,7 @@ def most_probable(probabilities, height, width):
     if probabilities.shape[:2] == (height, width):
         return probabilities.argmax(axis=-1).astype(np.uint8)
     labels, best = np.zeros((height, width), np.uint8), np.full((height, width), -1, np.float32)
-    for index in range(probabilities.shape[-1]):  # class by class, for all 21 of a large photo at once fill the memory
+    for index in range(probabilities.shape[-1]):  # class by class, for all of a large photo at once fill the memory
         scores = cv2.resize(probabilities[:, :, index], (width, height), interpolation=cv2.INTER_LINEAR)
         labels[scores > best] = index
         np.maximum(best, scores, out=best)
@@ -242,12 +243,13 @@ def most_probable(probabilities, height, width):
 # ------------------------------------------------------------------------------------------- pictures
 
 
-def draw_overlay(image, labels):
+def draw_overlay(image, labels, class_set):
     """The photo under its classes' colours, with a legend: beneath it, or beside it where the photo is tall.
 
     Args:
         image: uint8 RGB [H, W, 3].
         labels: uint8 [H, W].
+        class_set: classes.ClassSet.
 
     Returns:
         uint8 RGB, at least as high and wide as the photo (scaled down to 60000, should it be larger than JPEG allows).
@@ -259,8 +261,8 @@ def draw_overlay(image, labels):
     height, width = labels.shape
     beside = height > 2 * width
     text_size = max(16, round((height * width) ** 0.5 / 40))
-    legend = draw_legend(np.unique(labels), 0 if beside else width, text_size)
-    parts = [utils.overlay(image, labels), legend]
+    legend = draw_legend(np.unique(labels), class_set, 0 if beside else width, text_size)
+    parts = [utils.overlay(image, labels, class_set.palette, class_set.has_background), legend]
     extent = max(part.shape[0 if beside else 1] for part in parts)
     return np.concatenate([fill_up(part, extent, axis=0 if beside else 1) for part in parts], axis=1 if beside else 0)
 
@@ -272,18 +274,19 @@ def fill_up(pixels, extent, axis):
     return np.pad(pixels, margin, constant_values=255)
 
 
-def draw_legend(classes, width, text_size):
-    """A swatch and a name for each class but the background, whose pixels an overlay leaves alone.
+def draw_legend(labels, class_set, width, text_size):
+    """A swatch and a name for each class but a background, whose pixels an overlay leaves alone.
 
     Args:
-        classes: ints. text_size: int, height of the letters in pixels.
+        labels: ints, the classes. class_set: classes.ClassSet. text_size: int, height of the letters in pixels.
         width: int, pixels to fill with entries before a new row starts; an entry that is wider has its own.
 
     Returns:
         uint8 RGB [H, W, 3], W >= width.
     """
     font, gap = ImageFont.load_default(text_size), text_size // 2
-    entries = [(dataset.CLASS_NAMES[index], tuple(map(int, utils.voc_palette()[index]))) for index in classes if index]
+    entries = [(class_set.names[index], class_set.colours[index]) for index in labels
+               if index or not class_set.has_background]
     entries = entries or [('background only', (255, 255, 255))]
     extents = [text_size + gap + int(font.getlength(name)) + 2 * gap for name, _ in entries]
     width = max(width, gap + max(extents))
@@ -308,18 +311,18 @@ def place_in_rows(extents, width, start, row_height):
     return corners
 
 
-def write_results(stem, image, maps):
+def write_results(stem, image, maps, class_set):
     """Writes STEM.png, STEM_crfed.png if there is a refined map, and STEM_overlay.jpg of the better of the two.
 
     Raises:
         UserError: one cannot be written.
     """
-    overlay = draw_overlay(image, maps.get('crfed', maps['plain']))
+    overlay, palette = draw_overlay(image, maps.get('crfed', maps['plain']), class_set), class_set.palette
     try:
         os.makedirs(os.path.dirname(stem), exist_ok=True)
-        utils.save_labels(f'{stem}.png', maps['plain'])
+        utils.save_labels(f'{stem}.png', maps['plain'], palette)
         if 'crfed' in maps:
-            utils.save_labels(f'{stem}_crfed.png', maps['crfed'])
+            utils.save_labels(f'{stem}_crfed.png', maps['crfed'], palette)
         utils.save_image(f'{stem}_overlay.jpg', overlay)
     except OSError as error:
         raise UserError(f'{error.filename or stem}: cannot be written ({error.strerror}); free some space, or name '
@@ -344,18 +347,21 @@ def build_signature(network):
 
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
     probabilities = tf.map_fn(predict_one, images, fn_output_signature=tf.float32, parallel_iterations=1)
-    classes = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
-    return tf.saved_model.predict_signature_def({'image': images}, {'classes': classes, 'probabilities': probabilities})
+    labels = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
+    return tf.saved_model.predict_signature_def({'image': images}, {'classes': labels, 'probabilities': probabilities})
 
 
-def export(session, network, folder):
+def export(session, network, folder, class_set):
     """Writes the network, weights only, as a SavedModel into a new version folder, TensorFlow Serving's layout.
 
-    See build_signature for what it takes and returns.
+    See build_signature for what it takes and returns. The names lie in assets.extra/classes.txt, in the format of
+    --classes; a server passes over that file. As one more output they would have another first axis than the batch's,
+    which TensorFlow Serving's REST interface refuses in its row format.
 
     Args:
         session: with the network's weights, its graph the default one. network: train.Network.
         folder: str; the SavedModel goes to folder/1, or one above the highest version there.
+        class_set: classes.ClassSet.
 
     Returns:
         str, the version's folder.
@@ -373,6 +379,8 @@ def export(session, network, folder):
         builder.add_meta_graph_and_variables(session, [tf.saved_model.tag_constants.SERVING],
                                              {'serving_default': signature}, strip_default_attrs=True)
         builder.save()
+        os.makedirs(os.path.join(partial, 'assets.extra'))
+        utils.save_text(os.path.join(partial, 'assets.extra', 'classes.txt'), classes.as_text(class_set))
         os.rename(partial, version)
     except tf.errors.OpError as error:
         raise UserError(f'--export {folder}: cannot be written ({train.find_reason(error)})') from None
@@ -384,8 +392,8 @@ def export(session, network, folder):
 # ------------------------------------------------------------------------------------------- the program
 
 
-def predict_all(session, predictor, photos, args):
-    """Predicts photo by photo and writes the results. See parse_args for args.
+def predict_all(session, predictor, photos, class_set, args):
+    """Predicts photo by photo and writes the results in a ClassSet's colours. See parse_args for args.
 
     Returns:
         list of str, a line for each photo that was skipped, with the reason.
@@ -394,13 +402,14 @@ def predict_all(session, predictor, photos, args):
     for photo in tqdm.tqdm(photos, desc='predicting', unit='photo'):
         try:
             image = read_photo(photo.path)
-            maps = predict(session, predictor, image, args.max_side, args.crf)
+            maps = predict(session, predictor, image, args)
         except UserError as error:
             problems.append(str(error))
         except (MemoryError, tf.errors.ResourceExhaustedError):
-            problems.append(f'{photo.path}: out of memory; lower --max_side')
+            problems.append(f'{photo.path}: out of memory; lower --max_side' + (
+                ' or --scales' if max(args.scales) > 1 else ''))
         else:
-            write_results(os.path.join(args.output_dir, photo.name), image, maps)
+            write_results(os.path.join(args.output_dir, photo.name), image, maps, class_set)
             continue
         tqdm.tqdm.write(f'skipped: {problems[-1]}', file=sys.stderr)
     return problems
@@ -414,7 +423,10 @@ def parse_args(argv=None):
                         help='photos, and folders of photos with all their subfolders')
     parser.add_argument('--output_dir', default='predictions',
                         help='folder of the results; photos of a folder keep their place among its subfolders')
+    parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
+                                                          'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='refine the classes by the dense CRF as well')
+    inference.add_flags(parser)
     parser.add_argument('--max_side', type=utils.positive_int, default=2048,
                         help='a photo whose longer side is beyond this many pixels is scaled down for the network')
     parser.add_argument('--export', metavar='DIR', help='write the network as a SavedModel to DIR/VERSION')
@@ -429,6 +441,7 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
+    class_set = train.find_classes(checkpoint, args.classes)
     photos, problems = find_photos(args.images, args.output_dir) if args.images else ([], [])
     for problem in problems:
         print(f'skipped: {problem}', file=sys.stderr)
@@ -436,9 +449,9 @@ def main(argv=None):
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
         if args.export is not None:
-            print(f'exported to {export(session, predictor.network, args.export)}')
+            print(f'exported to {export(session, predictor.network, args.export, class_set)}')
         if photos:
-            skipped = predict_all(session, predictor, photos, args)
+            skipped = predict_all(session, predictor, photos, class_set, args)
             problems += skipped
             print(f'photos done: {len(photos) - len(skipped)}, skipped: {len(problems)}; results in {args.output_dir}')
     return 1 if problems else None

@@ -30,6 +30,7 @@ import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, write_record
 
 import checkpoint_index
+import classes
 import convert_fcn_dataset
 import dataset
 import input_pipeline
@@ -177,7 +178,8 @@ class Predictor:
     def run_photo(self, data):
         Path(self.photo).write_bytes(data)
         args = predict.parse_args(['--images', self.photo, '--output_dir', self.out, '--max_side', '200'])
-        problems = predict.predict_all(self.session, self.predictor, [predict.Photo(self.photo, 'photo')], args)
+        problems = predict.predict_all(self.session, self.predictor, [predict.Photo(self.photo, 'photo')],
+                                       classes.VOC, args)
         if problems:
             raise utils.UserError(problems[0])
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import encode
+from conftest import CAMVID, encode
 from PIL import Image
 
+import classes
 import crf
 import evaluate
 import predict
@@ -81,11 +82,11 @@ def run(checkpoint, images, output_dir, *more):
                          '--images', *map(str, images)])
 
 
-def read_labels(path):
-    """A label map PNG, checked to be in VOC's palette."""
+def read_labels(path, palette=classes.VOC.palette):
+    """A label map PNG, checked to be in the palette of its classes."""
     picture = Image.open(path)
     assert picture.mode == 'P'
-    assert picture.getpalette()[:63] == utils.voc_palette()[:21].ravel().tolist()
+    assert picture.getpalette()[:63] == palette[:21].ravel().tolist()
     return np.array(picture)
 
 
@@ -179,6 +180,63 @@ def test_the_pngs_give_the_mean_iou_of_evaluate(wild, record, pairs, tmp_path):
     scored = evaluate.evaluate(train.find_checkpoint(str(wild)), record, with_crf=False).scores['plain']
     np.testing.assert_array_equal(scored.confusion, confusion)
     assert scored.figures()['mean_iou'] == pytest.approx(np.mean((np.diag(confusion) / union)[union > 0]), abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- own classes
+
+
+def test_a_class_0_that_is_no_background_is_drawn_like_the_others():
+    image, labels = np.full((60, 300, 3), 100, np.uint8), np.zeros((60, 300), np.uint8)
+    labels[:, 200:] = 10
+    overlay = predict.draw_overlay(image, labels, CAMVID)
+    assert overlay[30, 100].tolist() == [117, 40, 40] and overlay[30, 250].tolist() == [155, 117, 40]
+    for colour in ((128, 0, 0), (192, 128, 0)):  # 60% of these on 40% of 100, above; in the legend as they are
+        assert (overlay[60:] == colour).all(axis=-1).sum() >= 15 ** 2
+    assert (predict.draw_legend([0], CAMVID, 300, 16) != predict.draw_legend([0], classes.VOC, 300, 16)).any()
+
+
+def test_photos_in_own_classes(camvid_run, tmp_path):
+    photo = draw_photo(48, 70)
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    assert run(camvid_run, [tmp_path / 'a.png'], tmp_path / 'out', '--export', tmp_path / 'exported') is None
+    with tf.Session() as session:
+        predictor = train.load_predictor(session, train.find_checkpoint(str(camvid_run)))
+        labels = session.run(predictor.probabilities, {predictor.image: photo[np.newaxis]})[0].argmax(axis=-1)
+    assert labels.max() <= 10
+    np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a.png', CAMVID.palette), labels)
+    overlay = np.array(Image.open(tmp_path / 'out' / 'a_overlay.jpg')).astype(int)
+    assert np.abs(overlay[:48, :70] - photo * 0.4 - CAMVID.palette[labels] * 0.6).mean() < 8  # JPEG
+    assert classes.read_classes(tmp_path / 'exported' / '1' / 'assets.extra' / 'classes.txt') == CAMVID
+
+
+def test_classes_of_another_number_are_named(camvid_run, trained, tmp_path):
+    (tmp_path / 'two.txt').write_text('ground\nthing\n')
+    Image.fromarray(draw_photo(8, 8)).save(tmp_path / 'a.png')
+    for folder, reason in ((camvid_run, 'number 0 is ground; the run of .* number 0 is sky'),
+                           (trained, 'number 0 is ground; the run of .* number 0 is background|has 21 classes')):
+        with pytest.raises(UserError, match=reason):
+            run(folder, [tmp_path / 'a.png'], tmp_path / 'out', '--classes', tmp_path / 'two.txt')
+    assert not (tmp_path / 'out').exists()
+
+
+# ------------------------------------------------------------------------------------------- scales and mirrors
+
+
+def test_scales_and_mirrors_are_of_the_photo_within_max_side(wild, network, tmp_path):
+    """By hand: four predictions at 40 x 22 and 20 x 11 pixels, each mirrored one turned back; Pillow enlarges."""
+    photo = draw_photo(88, 160)
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    assert run(wild, [tmp_path / 'a.png'], tmp_path / 'out', '--max_side', 40, '--scales', '1,0.5', '--flip') is None
+    seen = photo.reshape(22, 4, 40, 4, 3).mean(axis=(1, 3))
+    mean = 0
+    for image in (seen, photo.reshape(11, 8, 20, 8, 3).mean(axis=(1, 3))):
+        image = np.uint8(np.round(image))
+        both = (network(image) + network(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]) / 2
+        mean = mean + np.dstack([np.array(Image.fromarray(each).resize((40, 22), Image.Resampling.BILINEAR))
+                                 for each in np.moveaxis(both, -1, 0)]) / 2
+    labels = read_labels(tmp_path / 'out' / 'a.png')
+    assert (labels == predict.most_probable(mean, 88, 160)).mean() > 0.99  # levels rounded twice, once the other way
+    assert (labels == predict.most_probable(network(np.uint8(np.round(seen))), 88, 160)).mean() < 0.99
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -350,7 +408,8 @@ def test_shrink_keeps_a_pixel(size, expected):
 def test_the_legend_names_the_classes(size):
     labels = np.zeros(size, np.uint8)
     labels.flat[:3] = (15, 0, 20) if labels.size > 3 else 15
-    overlay = predict.draw_overlay(np.full((*size, 3), 100, np.uint8), labels)
+    image = np.full((*size, 3), 100, np.uint8)
+    overlay = predict.draw_overlay(image, labels, classes.VOC)
     legend = overlay.copy()
     legend[:size[0], :size[1]] = 255
     text_size = max(16, round((size[0] * size[1]) ** 0.5 / 40))
@@ -358,12 +417,12 @@ def test_the_legend_names_the_classes(size):
     assert (legend == (0, 64, 128)).all(axis=-1).any() == (labels.size > 3)
     assert (legend < 60).all(axis=-1).sum() > 50  # letters
     photo = overlay[:size[0], :size[1]]
-    np.testing.assert_array_equal(photo, utils.overlay(np.full((*size, 3), 100, np.uint8), labels))
+    np.testing.assert_array_equal(photo, utils.overlay(image, labels, utils.voc_palette(), has_background=True))
 
 
 def test_a_legend_without_classes_says_so():
-    def draw(classes):
-        return predict.draw_legend(classes, 300, 16)
+    def draw(labels):
+        return predict.draw_legend(labels, classes.VOC, 300, 16)
 
     assert (draw([0]) < 60).all(axis=-1).sum() > 50
     assert draw([0, 1]).shape == draw([1]).shape == (32, 300, 3)
@@ -376,7 +435,7 @@ def test_place_in_rows():
 
 
 def test_an_overlay_fits_into_a_jpeg():
-    overlay = predict.draw_overlay(np.zeros((2, 65535, 3), np.uint8), np.ones((2, 65535), np.uint8))
+    overlay = predict.draw_overlay(np.zeros((2, 65535, 3), np.uint8), np.ones((2, 65535), np.uint8), classes.VOC)
     assert overlay.shape[1] == 60000
     Image.open(io.BytesIO(encode(overlay, format='JPEG'))).load()
 
@@ -428,7 +487,8 @@ def test_the_export_is_a_version_folder_of_weights_only(trained, tmp_path, capsy
     for version in ('4', '5'):
         predict.main(['--checkpoint_path', str(trained / 'train'), '--export', str(tmp_path)])
         assert capsys.readouterr().out.splitlines()[-1] == f'exported to {tmp_path / version}'
-        assert sorted(os.listdir(tmp_path / version)) == ['saved_model.pb', 'variables']
+        assert sorted(os.listdir(tmp_path / version)) == ['assets.extra', 'saved_model.pb', 'variables']
+        assert classes.read_classes(tmp_path / version / 'assets.extra' / 'classes.txt') == classes.VOC
     assert sorted(os.listdir(tmp_path)) == ['3', '4', '5', 'notes']
     names = {name for name, _ in tf.train.list_variables(str(tmp_path / '4' / 'variables' / 'variables'))}
     train.build_predictor(train.Network(fc_channels=8))
