@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
+import classes
 import dataset
 import utils
 from utils import UserError
@@ -307,20 +308,28 @@ def headline_figures(metrics):
     return rows
 
 
-def class_bars(metrics):
+def class_bars(metrics, class_set):
     """A dict each class of the evaluation: name, colour, before and after CRF (IoU, float or None), accuracy."""
     refined = as_dict(as_dict(metrics.get('crf')).get('per_class_iou'))
     accuracy = as_dict(metrics.get('per_class_accuracy'))
-    colours = {entry['name']: entry['colour'] for entry in class_legend()}
+    colours = {entry['name']: entry['colour'] for entry in class_legend(class_set)}
     return [{'name': name, 'colour': colours.get(name, 'transparent'), 'before': as_number(iou),
              'after': as_number(refined.get(name)), 'accuracy': as_number(accuracy.get(name))}
             for name, iou in as_dict(metrics.get('per_class_iou')).items()]
 
 
-def class_legend():
+def read_classes(settings):
+    """The run's classes.ClassSet; VOC's where its settings tell none, or damaged ones."""
+    try:
+        return classes.from_json(settings['classes'])
+    except (KeyError, ValueError):
+        return classes.VOC
+
+
+def class_legend(class_set):
     """Name and CSS colour of every class, and of void."""
-    palette = utils.voc_palette()
-    named = [*enumerate(dataset.CLASS_NAMES), (dataset.IGNORE_LABEL, 'void: not counted')]
+    palette = class_set.palette
+    named = [*enumerate(class_set.names), (dataset.IGNORE_LABEL, 'void: not counted')]
     return [{'name': name, 'colour': 'rgb({}, {}, {})'.format(*palette[index])} for index, name in named]
 
 
@@ -328,6 +337,8 @@ def readable(value):
     """A JSON value as text for a table."""
     if value is None:
         return 'none'
+    if isinstance(value, dict) and value.keys() == {'name', 'colour'}:
+        return str(value['name'])  # a class, whose colour is in the legend
     if isinstance(value, dict):
         return ', '.join(f'{key} {readable(inner)}' for key, inner in value.items())
     if isinstance(value, list):
@@ -354,12 +365,12 @@ def write_page(output_dir):
     scores = read_table(os.path.join(output_dir, 'train', 'eval.csv'))
     settings = read_json(os.path.join(output_dir, 'train', 'settings.json'))
     metrics = read_json(os.path.join(output_dir, 'evaluation', 'metrics.json'))
-    curves = training_curves(output_dir, log, scores)
+    curves, class_set = training_curves(output_dir, log, scores), read_classes(settings)
     write_curves(curves, os.path.join(output_dir, 'page'))
     html = load_template().render(
         curves=curves, tiles=summarise(log, scores, settings, metrics), settings=settings,
-        **describe_run(output_dir, settings), **describe_validation(output_dir, scores),
-        **describe_evaluation(output_dir, metrics))
+        classes=class_legend(class_set), **describe_run(output_dir, settings),
+        **describe_validation(output_dir, scores), **describe_evaluation(output_dir, metrics, class_set))
     path = os.path.join(output_dir, 'index.html')
     utils.save_text(path, html)
     return path
@@ -383,7 +394,7 @@ def describe_run(output_dir, settings):
                                 f' --dataset {shlex.quote(str(record))} --crf',
             'written': datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
             'files': [path for path in FILES if os.path.isfile(os.path.join(output_dir, path))],
-            'colours': COLOURS, 'classes': class_legend()}
+            'colours': COLOURS}
 
 
 def describe_validation(output_dir, scores):
@@ -392,12 +403,12 @@ def describe_validation(output_dir, scores):
     return {'open_rows': rows[:OPEN_ROWS], 'folded_rows': rows[OPEN_ROWS:], 'number_of_steps': number_of_steps}
 
 
-def describe_evaluation(output_dir, metrics):
+def describe_evaluation(output_dir, metrics, class_set):
     """The template's values for the evaluation."""
     confusions = [find_picture(output_dir, f'evaluation/{name}.png', name, caption)
                   for name, caption in (('confusion', 'without CRF'), ('confusion_crf', 'with CRF'))]
     return {'evaluated': bool(metrics), 'images': metrics.get('images'), 'with_crf': bool(as_dict(metrics.get('crf'))),
-            'figures': headline_figures(metrics), 'bars': class_bars(metrics),
+            'figures': headline_figures(metrics), 'bars': class_bars(metrics, class_set),
             'absent': [str(name) for name in as_list(metrics.get('absent_classes'))],
             'confusions': PictureRow('confusion', 'Confusion matrix', '', [found for found in confusions if found]),
             'extremes': {'Worst images': extreme_rows(output_dir, metrics, 'worst'),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import dataset
+import classes
 import report
 import utils
 
@@ -130,7 +130,32 @@ def test_legend_names_every_class_in_its_voc_colour(tmp_path):
     page = pathlib.Path(report.write_page(str(make_run(tmp_path)))).read_text()
     assert '"background: rgb(192, 128, 128)"></span>person' in page
     assert '"background: rgb(224, 224, 192)"></span>void' in page
-    assert all(f'</span>{name}</li>' in page for name in dataset.CLASS_NAMES)
+    assert all(f'</span>{name}</li>' in page for name in classes.VOC.names)
+
+
+OWN = [{'name': 'sky', 'colour': '#0ac8fa'}, {'name': SCRIPT[:60], 'colour': '#5a504a'}]
+
+
+def test_own_classes_are_listed_in_their_own_colours(tmp_path):
+    metrics = make_metrics(per_class_iou={'sky': 0.25, SCRIPT[:60]: None}, per_class_accuracy={}, crf=None,
+                           scorecard={'classes': ['sky', 'road'], 'settings': {'classes': OWN, 'seed': 7}})
+    folder = make_run(tmp_path, metrics=metrics, settings={'max_steps': 20, 'classes': OWN})
+    page = Page(folder)
+    html = (folder / 'index.html').read_text()
+    assert html.count('"background: rgb(10, 200, 250)"></span>sky') == 2  # in the legend, and beside its bar
+    assert html.count('"background: rgb(90, 80, 74)"></span>&lt;script&gt;') == 2 and 'script' not in page.tags
+    assert '"background: rgb(224, 224, 192)"></span>void' in html and 'aeroplane' not in html
+    assert f'classes sky, {SCRIPT[:60]}' in page.text and f'settings classes sky, {SCRIPT[:60]}, seed 7' in page.text
+
+
+@pytest.mark.parametrize('damaged', [
+    5, None, [], 'sky', {}, [5], [{'name': 'sky'}], [{'name': 'sky', 'colour': 7}], [{'name': '', 'colour': '#000000'}],
+    [{'name': 'sky', 'colour': '#0000zz'}], [{'name': 'sky', 'colour': '#00'}], [{'name': ['a'], 'colour': '#000000'}],
+    OWN * 2, [{'name': str(i), 'colour': f'#0000{i:02x}'} for i in range(255)]])
+def test_damaged_classes_are_vocs(tmp_path, damaged):
+    write(tmp_path / 'train/settings.json', json.dumps({'classes': damaged}))
+    page = Page(tmp_path)
+    assert 'aeroplane' in page.text and 'rgb(192, 128, 128)"></span>person' in (tmp_path / 'index.html').read_text()
 
 
 def test_page_without_crf_has_no_empty_columns(tmp_path):
