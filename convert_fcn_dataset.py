@@ -5,15 +5,16 @@
 An image's own bytes, JPEG or PNG, go in unchanged unless --scale makes it smaller; a mask becomes an 8-bit grey PNG of
 class indices in which void stays 255. The schema is in dataset.py. The classes are VOC's or those of `--classes FILE`;
 a side file, RECORD.json, remembers them beside each record. Layout and colour map of the masks: the PASCAL VOC
-development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). With the masks of SBD, converted to this layout:
-`--train_split trainaug --train_label_dir SegmentationClassAug`. `--check` reads all and writes nothing; what it sees is
-judged in dataset_doctor.py.
+development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). `--sbd_dir benchmark_RELEASE/dataset` adds SBD's
+images to the train record (sbd.py); with its masks converted to VOC's layout, `--train_split trainaug --train_label_dir
+SegmentationClassAug`. `--check` reads all and writes nothing; what it sees is judged in dataset_doctor.py.
 """
 import argparse
 import collections
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import warnings
@@ -27,6 +28,7 @@ from tqdm import tqdm
 import classes
 import dataset_doctor
 import pictures
+import sbd
 import utils
 from dataset import IGNORE_LABEL, make_example, write_example
 from dataset_doctor import Finding, Pair
@@ -40,13 +42,18 @@ class Split(NamedTuple):
     """One half of the data, as the flags name it."""
     role: str  # 'train' or 'val', as in --train_split and fcn_train.record
     list_path: str  # text file, one id a line
-    data_dir: str  # what an id's files may not lead out of
-    image_dir: str
+    data_dirs: list  # what an id's files may not lead out of
+    image_dirs: list  # an image is looked for in each, in turn
     label_dir: str
+    sbd_dir: str | None = None  # masks that label_dir lacks are in its folder cls
 
     @property
     def record_name(self):
         return f'fcn_{self.role}.record'
+
+    @property
+    def list_name(self):
+        return os.path.basename(self.list_path) + (' + SBD' if self.sbd_dir else '')
 
 
 class Converted(NamedTuple):
@@ -78,6 +85,10 @@ def parse_args(argv=None):
                             help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt')
         parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
                             help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
+    parser.add_argument('--sbd_dir', metavar='DIR',
+                        help="folder benchmark_RELEASE/dataset of SBD, with img/, cls/, train.txt and val.txt: its "
+                             "images join the train record, except those of the val list; VOC's own mask is taken "
+                             'where there is one')
     parser.add_argument('--classes', metavar='FILE',
                         help="text file with the classes' names in the order of the masks' values, one a line; NAME "
                              "#rrggbb names a class's colour as well; without it the classes are VOC's")
@@ -94,6 +105,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.check_json and not args.check:
         parser.error('--check_json goes with --check')
+    if args.sbd_dir and args.classes:
+        parser.error("--sbd_dir goes without --classes: SBD's classes are VOC's")
     return args
 
 
@@ -120,50 +133,78 @@ def find_splits(args):
             raise utils.UserError(f'{label_dir} is not a folder: name the one with the masks by --{role}_label_dir')
         list_name = getattr(args, f'{role}_split') + '.txt'
         list_path = os.path.join(args.data_dir, 'ImageSets', 'Segmentation', list_name)
-        splits.append(Split(role, list_path, args.data_dir, image_dir, label_dir))
-    return splits
+        splits.append(Split(role, list_path, [args.data_dir], [image_dir], label_dir))
+    return [add_sbd_dir(splits[0], args.sbd_dir), splits[1]] if args.sbd_dir else splits
 
 
-def read_ids(split):
+def add_sbd_dir(split, sbd_dir):
+    """A Split with SBD's folders beside its own; UserError if they are not there."""
+    if not os.path.isdir(os.path.join(sbd_dir, 'cls')):
+        raise utils.UserError(f'--sbd_dir {sbd_dir}: has no folder cls; name the folder benchmark_RELEASE/dataset of '
+                              'SBD')
+    return split._replace(data_dirs=[*split.data_dirs, sbd_dir], sbd_dir=sbd_dir,
+                          image_dirs=[*split.image_dirs, os.path.join(sbd_dir, 'img')])
+
+
+def find_lists(splits):
+    """The lists of train and val and, where SBD takes part, its two: (path, what to do if it is missing) of each."""
+    lists = [(split.list_path, f'name another list by --{split.role}_split, or mend --data_dir') for split in splits]
+    if splits[0].sbd_dir:
+        lists += [(path, 'name the folder benchmark_RELEASE/dataset of SBD by --sbd_dir')
+                  for path in sbd.list_paths(splits[0].sbd_dir)]
+    return lists
+
+
+def merge_lists(ids_by_list):
+    """The ids of train and val, two lists, from those of find_lists' lists; tells what SBD adds."""
+    train_ids, val_ids, *sbd_lists = ids_by_list
+    if not sbd_lists:
+        return ids_by_list
+    merged = sbd.merge(train_ids, val_ids, itertools.chain(*sbd_lists))
+    print(f'train: {len(train_ids):,} of VOC + {merged.added:,} of SBD ({merged.in_val + merged.in_train:,} left out: '
+          f'{merged.in_val:,} in val, {merged.in_train:,} in train)')
+    return [merged.ids, val_ids]
+
+
+def read_ids(list_path, cure):
     """The ids of a split's file in its order, list of str.
 
-    UserError if the file is missing, empty or no text, or holds an id twice or one that is no plain file name.
+    UserError if it is missing (`cure` says what to do then), empty or no text, or holds an id twice or one that is no
+    plain file name.
     """
-    ids = read_list(split)
-    for _, problem in find_list_problems(split, ids):
+    ids = read_list(list_path, cure)
+    for _, problem in find_list_problems(list_path, ids):
         raise utils.UserError(problem)
     return ids
 
 
-def read_list(split):
-    """The lines of a split's file that are not empty, list of str; UserError if it is missing, empty or no text."""
+def read_list(list_path, cure):
+    """The lines of a split's file that are not empty, list of str; UserError as of read_ids, but for the ids."""
     try:
-        if os.path.exists(split.list_path) and not os.path.isfile(split.list_path):  # a pipe would be waited for
-            raise utils.UserError(f'{split.list_path} is no file: it must hold one image id a line')
-        with open(split.list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
+        if os.path.exists(list_path) and not os.path.isfile(list_path):  # a pipe would be waited for
+            raise utils.UserError(f'{list_path} is no file: it must hold one image id a line')
+        with open(list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
             if os.fstat(file.fileno()).st_size > MAX_LIST_BYTES:
-                raise utils.UserError(f'{split.list_path} is larger than {MAX_LIST_BYTES >> 20} MB: it must hold one '
+                raise utils.UserError(f'{list_path} is larger than {MAX_LIST_BYTES >> 20} MB: it must hold one '
                                       'image id a line')
             ids = [line.strip() for line in file if line.strip()]
     except OSError as error:
-        raise utils.UserError(f'{split.list_path}: {error.strerror}: name another list by --{split.role}_split, or '
-                              'mend --data_dir') from error
+        raise utils.UserError(f'{list_path}: {error.strerror}: {cure}') from error
     except UnicodeDecodeError as error:
-        raise utils.UserError(f'{split.list_path} is not UTF-8 text: it must hold one image id a line') from error
+        raise utils.UserError(f'{list_path} is not UTF-8 text: it must hold one image id a line') from error
     if not ids:
-        raise utils.UserError(f'{split.list_path} is empty: it must hold one image id a line')
+        raise utils.UserError(f'{list_path} is empty: it must hold one image id a line')
     return ids
 
 
-def find_list_problems(split, ids):
+def find_list_problems(list_path, ids):
     """Yields (kind, message) for every line that is no id or could lead out of the data folder, and all that repeat."""
     for image_id in filter(lambda image_id: not is_id(image_id), ids):
         shown = image_id if len(image_id) < 80 else image_id[:80] + '...'
-        yield 'not an id', (f'{split.list_path}: {shown!r} is not an id: give the file name alone, without folder and '
-                            'ending')
+        yield 'not an id', (f'{list_path}: {shown!r} is not an id: give the file name alone, without folder and ending')
     repeated = [image_id for image_id, times in collections.Counter(ids).items() if times > 1 and is_id(image_id)]
     if repeated:
-        yield 'repeated id', (f'{split.list_path} holds {repeated[0]} more than once: remove what is doubled '
+        yield 'repeated id', (f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
                               f'({len(repeated)} in all)')
 
 
@@ -193,27 +234,34 @@ def check_disjoint(splits, ids_by_split):
 
 def find_images(split, image_id):
     """The paths of an image, list of str: one as a rule; that of a JPEG if there is none."""
-    paths = [os.path.join(split.image_dir, image_id + ending) for ending in IMAGE_ENDINGS]
-    return [path for path in paths if os.path.lexists(path)] or paths[:1]
+    for folder in split.image_dirs:
+        paths = [os.path.join(folder, image_id + ending) for ending in IMAGE_ENDINGS]
+        found = [path for path in paths if os.path.lexists(path)]
+        if found:
+            return found
+    return paths[:1]
 
 
 def read_image(split, paths, coarse):
     """Reads the image at one of find_images' paths, as pictures.read_image; BadFileError if there is another."""
     if len(paths) > 1:
         raise BadFileError(f'{paths[0]}: {os.path.basename(paths[1])} is there as well; keep one of them', 'two images')
-    pictures.check_file(paths[0], split.data_dir)
+    pictures.check_file(paths[0], split.data_dirs)
     return pictures.read_image(paths[0], coarse)
 
 
 def find_label(split, image_id):
-    """The path of an image's mask."""
-    return os.path.join(split.label_dir, image_id + '.png')
+    """The path of an image's mask: VOC's own, which has void borders, and only where that is missing SBD's."""
+    path = os.path.join(split.label_dir, image_id + '.png')
+    if split.sbd_dir and not os.path.lexists(path):
+        return os.path.join(split.sbd_dir, 'cls', image_id + '.mat')
+    return path
 
 
 def read_label(split, path, class_set):
     """Reads the mask at find_label's path, as pictures.read_label."""
-    pictures.check_file(path, split.data_dir)
-    return pictures.read_label(path, class_set)
+    pictures.check_file(path, split.data_dirs)
+    return (sbd if path.endswith('.mat') else pictures).read_label(path, class_set)
 
 
 def describe_mismatch(label_path, image_size, label_size):
@@ -284,6 +332,8 @@ def look_at_pair(split, class_set, image_id):
 
 def look_at_mask(path, pixels, class_set):
     """`mask_kind`, `pixels` and `odd_palette` of a Pair, from a mask's path and its Label's pixels."""
+    if path.endswith('.mat'):
+        return {'mask_kind': 'SBD', 'pixels': pixels}
     with Image.open(path, formats=['PNG']) as picture:
         kind = {'P': 'palette', 'RGB': 'colour', 'RGBA': 'colour'}.get(picture.mode, 'grey')
     return {'mask_kind': kind, 'pixels': pixels,
@@ -296,17 +346,18 @@ def check(splits, class_set, num_workers):
     Returns:
         `dataset_doctor.Diagnosis`.
     """
-    lists = [read_list(split) for split in splits]
-    faults = [Finding(*problem) for split, ids in zip(splits, lists) for problem in find_list_problems(split, ids)]
+    paths, cures = zip(*find_lists(splits))
+    lists = [read_list(path, cure) for path, cure in zip(paths, cures)]
+    faults = [Finding(*problem) for path, ids in zip(paths, lists) for problem in find_list_problems(path, ids)]
     usable = [list(dict.fromkeys(filter(is_id, ids))) for ids in lists]
-    faults += [Finding('id in both lists', problem) for problem in find_overlap(splits, usable)]
-    pairs = []
-    for split, ids in zip(splits, usable):
+    faults += [Finding('id in both lists', problem) for problem in find_overlap(splits, usable[:2])]
+    merged, pairs = merge_lists(usable), []
+    for split, ids in zip(splits, merged):
         results = map_in_order(functools.partial(look_at_pair, split, class_set), ids, num_workers)
-        name = os.path.basename(split.list_path)
-        pairs.append(list(tqdm(results, desc=f'looking at {name}', total=len(ids), unit='image')))
-    return dataset_doctor.diagnose(class_set, [os.path.basename(split.list_path) for split in splits],
-                                   list(map(len, lists)), faults, pairs, count_unlisted(splits, usable))
+        pairs.append(list(tqdm(results, desc=f'looking at {split.list_name}', total=len(ids), unit='image')))
+    listed = [len(ids) + len(after) - len(before) for ids, before, after in zip(lists, usable, merged)]
+    return dataset_doctor.diagnose(class_set, [split.list_name for split in splits], listed, faults, pairs,
+                                   count_unlisted(splits, merged))
 
 
 def count_unlisted(splits, ids_by_split):
@@ -438,8 +489,9 @@ def main(argv=None):
     if args.check:
         tell(check(splits, class_set, args.num_workers), args.check_json)
         return
-    ids_by_split = [read_ids(split) for split in splits]
-    check_disjoint(splits, ids_by_split)
+    ids_by_list = [read_ids(*source) for source in find_lists(splits)]
+    check_disjoint(splits, ids_by_list[:2])
+    ids_by_split = merge_lists(ids_by_list)
     names = [split.record_name for split in splits]
     outputs = [*names, *map(classes.side_file, names)]
     make_output_folder(args.output_dir, outputs)

@@ -50,17 +50,17 @@ class Label(NamedTuple):
     pixels: np.ndarray  # int64 [256], by value
 
 
-def check_file(path, data_dir):
+def check_file(path, data_dirs):
     """BadFileError unless `path` is a file of a sane size that lies, once links are followed, where it may.
 
-    A link to a picture may not lead out of the data folder: a data set from elsewhere could have other files of this
+    A link to a picture may not lead out of the data folders: a data set from elsewhere could have other files of this
     machine copied into the records. The data folder itself and the folders in it may be links, as they often are.
     """
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
             real, folder = os.path.realpath(path), os.path.dirname(path)
-            if not any(real.startswith(os.path.join(os.path.realpath(root), '')) for root in (data_dir, folder)):
+            if not any(real.startswith(os.path.join(os.path.realpath(root), '')) for root in (*data_dirs, folder)):
                 raise BadFileError(f'{path}: is a link that leads out of the data folder; copy the file, or link the '
                                    'whole folder', 'link')
             status = os.stat(path)
@@ -148,19 +148,31 @@ def read_label(path, class_set):
     if bit_depth == 8 and colour_type in (GREY, PALETTE):
         png = as_grey_png(data)
     else:
-        labels = decode_label(picture, bit_depth, path, class_set)
-        png, picture = encode_label(labels), Image.fromarray(labels)
-    pixels = np.array(picture.histogram())
-    number_of_classes = len(class_set.names)
-    wrong = np.flatnonzero(pixels[number_of_classes:IGNORE_LABEL])
-    if wrong.size:
-        raise wrong_class(path, number_of_classes + wrong[0], class_set)
-    return Label(png, size, pixels)
+        return make_label(decode_label(picture, bit_depth, path, class_set), path, class_set)
+    label = Label(png, size, np.array(picture.histogram()))
+    check_classes(label, path, class_set)
+    return label
+
+
+def make_label(labels, path, class_set):
+    """uint8 [H, W] as `Label`; BadFileError, which names `path`, if a value is no class."""
+    label = encode_label(labels)
+    check_classes(label, path, class_set)
+    return label
 
 
 def encode_label(labels):
-    """uint8 [H, W] as PNG bytes of 8-bit grey."""
-    return cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes()
+    """uint8 [H, W] as `Label`, whatever its values."""
+    png = cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes()
+    return Label(png, labels.shape[::-1], np.bincount(labels.ravel(), minlength=256))
+
+
+def check_classes(label, path, class_set):
+    """BadFileError unless every value of a `Label` is a class or void."""
+    number_of_classes = len(class_set.names)
+    wrong = np.flatnonzero(label.pixels[number_of_classes:IGNORE_LABEL])
+    if wrong.size:
+        raise wrong_class(path, number_of_classes + wrong[0], class_set)
 
 
 def as_grey_png(data):
@@ -264,5 +276,4 @@ def scale_label(label, scale):
     size = scaled_size(label.size, scale)
     # The middle of pixel i of n lies at (i + 1/2) / n of the side; in whole numbers, so that no rounding can move it.
     columns, rows = ((2 * np.arange(after) + 1) * before // (2 * after) for before, after in zip(label.size, size))
-    labels = labels[rows[:, np.newaxis], columns]
-    return Label(encode_label(labels), size, np.bincount(labels.ravel(), minlength=256))
+    return encode_label(labels[rows[:, np.newaxis], columns])
