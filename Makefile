@@ -1,16 +1,22 @@
 # make demo: the whole way on drawn data, in some minutes on two CPU cores. make test: linter and tests.
-# Both install what they need into .venv first. PYTHON=python3.11 chooses the interpreter.
+# make voc: the real job. All install what they need into .venv first. PYTHON=python3.11 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := out/demo
+# Of make voc: where VOCdevkit and vgg_16.ckpt are or come to be, flags of tools/download.py and of train.py.
+VOC_HOME ?= .
+VOC_OUT ?= results
+VOC_DOWNLOAD_FLAGS ?=
+VOC_TRAIN_FLAGS ?=
 
-.PHONY: help install test demo overfit bench clean
+.PHONY: help install test demo voc overfit bench clean
 
 help:
 	@echo 'make install   virtual environment .venv with all requirements'
 	@echo 'make test      linter and tests'
 	@echo 'make demo      draw sample data, convert, train, evaluate; results page $(DEMO)/index.html'
+	@echo 'make voc       fetch VOC2012 and the weights of VGG16 (2.6 GB), convert, train; VOC_TRAIN_FLAGS=... for train.py'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
 	@echo 'make bench     measure speed and memory, 30 minutes; results/benchmarks.md; VOC=... as above, or drawn data'
 	@echo 'make clean     remove .venv and out'
@@ -36,6 +42,13 @@ demo: install
 		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 50 --eval_steps 100
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
 	@echo 'Open $(DEMO)/index.html in a browser: curves, pictures and figures of the run.'
+
+voc: install
+	$(BIN)/python tools/download.py --output_dir '$(VOC_HOME)' $(VOC_DOWNLOAD_FLAGS)
+	$(BIN)/python convert_fcn_dataset.py --data_dir '$(VOC_HOME)/VOCdevkit/VOC2012' --output_dir '$(VOC_HOME)/data'
+	$(BIN)/python train.py --checkpoint_path '$(VOC_HOME)/vgg_16.ckpt' --output_dir '$(VOC_OUT)' \
+		--dataset_train '$(VOC_HOME)/data/fcn_train.record' --dataset_val '$(VOC_HOME)/data/fcn_val.record' \
+		$(VOC_TRAIN_FLAGS)
 
 overfit: install
 	@test -d '$(VOC)' || { echo 'name a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
