@@ -350,23 +350,25 @@ def validate(session, predictor, reader, step, validations):
 Reader = collections.namedtuple('Reader', 'record num_examples initializer next_example')
 
 
-def build_reader(record, num_examples, skip=0):
-    """Reads a record's whole images round and round, in the default graph.
+def build_reader(record, num_examples, number_of_classes=21, skip=0):
+    """Reads a record's whole images round and round, in the default graph; see input_pipeline.whole_images.
 
     Each run of the Reader's `initializer` goes back to the start: the record's first image, or the one after `skip`.
     """
-    images = input_pipeline.whole_images(record).apply(tf.data.experimental.assert_cardinality(num_examples))
+    images = input_pipeline.whole_images(record, number_of_classes)
+    images = images.apply(tf.data.experimental.assert_cardinality(num_examples))
     iterator = tf.data.make_initializable_iterator(images.repeat().skip(skip))
     return Reader(record, num_examples, iterator.initializer, iterator.get_next())
 
 
-def build_readers(args, num_examples, start_step):
+def build_readers(args, num_examples, number_of_classes, start_step):
     """Readers of the validation record for scores, and for pictures.
 
     The image that a step pictures depends on the step alone, so that a resumed run goes on in the row.
     """
     skip = start_step // (args.val_steps or 1) % num_examples
-    return build_reader(args.dataset_val, num_examples), build_reader(args.dataset_val, num_examples, skip)
+    return (build_reader(args.dataset_val, num_examples, number_of_classes),
+            build_reader(args.dataset_val, num_examples, number_of_classes, skip))
 
 
 def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):
@@ -453,7 +455,8 @@ def train(args):
                 return
             tf.set_random_seed(args.seed)
             graph = TrainingGraph(build_training(args, network, num_examples, start_step, class_weights),
-                                  build_predictor(network), *build_readers(args, num_val_examples, start_step))
+                                  build_predictor(network),
+                                  *build_readers(args, num_val_examples, network.number_of_classes, start_step))
             print(recipes.describe(args), flush=True)
             with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
                 initialise(session, resume_from, args.checkpoint_path, class_set)
