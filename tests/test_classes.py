@@ -69,6 +69,12 @@ def test_a_side_file_keeps_all(tmp_path):
     assert classes.of_record(record) == class_set
 
 
+def test_the_text_of_a_class_set_is_a_list_of_classes(tmp_path):
+    class_set = classes.make_class_set(('two words', 'x #123456', '图'), [(1, 2, 255), None, None])
+    assert classes.as_text(class_set).startswith('two words #0102ff\nx #123456 #')
+    assert classes.read_classes(write(tmp_path / 'classes.txt', classes.as_text(class_set))) == class_set
+
+
 def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2)):
     return json.dumps({'classes': [{'name': name, 'colour': colour}], 'images': images, 'pixels': pixels})
 
