@@ -70,8 +70,8 @@ def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, sca
     found = Evaluation(class_set, [], {name: utils.Score(len(class_set.names)) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
-        predictions = train.predict_record(session, predictor, train.build_reader(record, num_examples),
-                                           scales=scales, flip=flip)
+        reader = train.build_reader(record, num_examples, len(class_set.names))
+        predictions = train.predict_record(session, predictor, reader, scales=scales, flip=flip)
         label_maps = refine_beside(predictions, num_workers) if with_crf else take_most_probable(predictions)
         for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
             filename = example['filename'].decode(errors='replace')

@@ -334,6 +334,14 @@ def test_a_record_of_other_classes_is_named_before_anything_is_predicted(camvid_
         evaluate.evaluate(checkpoint, camvid_record, False, classes_file=names)
 
 
+def test_a_label_beyond_own_classes_is_no_void(camvid_run, tmp_path):
+    """A record whose side file says 11 classes, although a pixel has the value 11."""
+    record = write_record(tmp_path / 'a.record', [(np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 11, np.uint8))])
+    classes.save_side_file(classes.side_file(record), CAMVID, 1, np.zeros(256, int))
+    with pytest.raises(UserError, match='a.record: cannot be read or decoded .*write it again'):
+        evaluate.evaluate(train.find_checkpoint(str(camvid_run)), record, False)
+
+
 def test_a_checkpoint_away_from_its_run_takes_the_classes_flag(camvid_run, camvid_record, tmp_path):
     for path in (camvid_run / 'train').glob('model.ckpt-5.*'):
         shutil.copy(path, tmp_path)
