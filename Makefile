@@ -8,7 +8,7 @@ DEMO := out/demo
 VOC_HOME ?= .
 VOC_OUT ?= results
 VOC_DOWNLOAD_FLAGS ?=
-VOC_TRAIN_FLAGS ?=
+VOC_TRAIN_FLAGS ?= --recipe adamw --max_steps 13500 --eval_steps 1000
 
 .PHONY: help install test demo voc overfit bench clean
 

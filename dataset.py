@@ -18,10 +18,6 @@ import struct
 
 import google_crc32c
 
-from classes import VOC
-
-CLASS_NAMES = VOC.names
-NUMBER_OF_CLASSES = len(CLASS_NAMES)
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
 
 # What bounds the memory and the time that a damaged or hostile file can take.

@@ -3,14 +3,14 @@ import re
 import numpy as np
 import pytest
 
-import dataset
+import classes
 from watchdog import Watchdog
 
 
 def watch(losses):
     """What the watchdog says to a sequence of losses: list of lines."""
     said = []
-    watchdog = Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog = Watchdog(classes.VOC.names, said.append)
     for step, loss in enumerate(losses, start=1):
         watchdog.see_loss(step, float(loss))
     return said
@@ -64,7 +64,7 @@ def confusion_of(annotated, predicted):
 ])
 def test_the_watchdog_and_predictions_of_one_class(step, annotated, predicted, num_images, expected):
     said = []
-    watchdog = Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog = Watchdog(classes.VOC.names, said.append)
     watchdog.see_predictions(step, confusion_of(annotated, predicted), num_images)
     assert [line.split(': ')[2] for line in said] == ([expected] if expected else [])
     if expected:
@@ -74,7 +74,7 @@ def test_the_watchdog_and_predictions_of_one_class(step, annotated, predicted, n
 
 def test_the_watchdog_looks_at_the_last_three_validation_images_together():
     said = []
-    watchdog = Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog = Watchdog(classes.VOC.names, said.append)
     for step, predicted in ((300, 0.5), (350, 1), (400, 1), (450, 0.9), (500, 1), (550, 1)):
         watchdog.see_predictions(step, confusion_of(0.75, predicted), num_images=1)
     assert said == []
@@ -91,7 +91,7 @@ def test_the_watchdog_looks_at_the_last_three_validation_images_together():
 ])
 def test_the_watchdog_and_validation_going_its_own_way(training, validation, at):
     said = []
-    watchdog = Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog = Watchdog(classes.VOC.names, said.append)
     for number, (loss, validation_loss) in enumerate(zip(training, validation, strict=True)):
         for step in range(1, 51):
             watchdog.see_loss(number * 50 + step, loss)
@@ -102,7 +102,7 @@ def test_the_watchdog_and_validation_going_its_own_way(training, validation, at)
 @pytest.mark.parametrize('validation, at', [([7.7, 8.0, 8.1], 2), ([7.7, 2.0, 7.7, 2.0], None), ([1.2, 1.1], None)])
 def test_the_watchdog_and_a_validation_loss_worse_than_knowing_nothing(validation, at):
     said = []
-    watchdog = Watchdog(dataset.CLASS_NAMES, said.append)
+    watchdog = Watchdog(classes.VOC.names, said.append)
     for number, validation_loss in enumerate(validation, start=1):
         for step in range(1, 51):
             watchdog.see_loss(number * 50 + step, 1.5)
