@@ -156,7 +156,7 @@ def test_broken_run_leaves_no_lists(tmp_path, monkeypatch):
     lists = tmp_path / 'ImageSets' / 'Segmentation'
     assert len(list(lists.iterdir())) == 3
 
-    def full_disk(path, labels):
+    def full_disk(path, labels, palette):
         raise OSError('No space left on device')
     monkeypatch.setattr(make_sample_dataset, 'save_labels', full_disk)
     with pytest.raises(OSError, match='No space'):
