@@ -401,7 +401,7 @@ def test_write_validation_scores_the_image(tmp_path):
     probabilities = np.full((4, 4, 21), 0.001, np.float32)
     probabilities[:, :, 0] = 0.98
     _, (plain, _) = validation.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities,
-                                                 classes.VOC, None)
+                                                 classes.VOC)
     assert plain == pytest.approx((8 / 12 + 0) / 2)  # background: 8 right of 12; class 3: none of 4
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_7_prediction.png')), 0)
 
