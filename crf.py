@@ -190,6 +190,18 @@ def check_parameters(content):
     return Parameters(**numbers)
 
 
+def add_flag(parser):
+    """Adds --crf_params, which gives Parameters, to the flags of a program that has --crf."""
+    parser.add_argument('--crf_params', type=read_parameters, metavar='FILE', default=DEFAULTS,
+                        help="the CRF's parameters, as tools/search_crf.py writes them")
+
+
+def check_flag(parser, args):
+    """Ends the program with one line if --crf_params is given where no CRF is asked for."""
+    if args.crf_params is not DEFAULTS and not args.crf:
+        parser.error('--crf_params: changes nothing without --crf; add it')
+
+
 # ------------------------------------------------------------------------------------------- processes
 
 

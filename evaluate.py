@@ -47,7 +47,8 @@ Sample = collections.namedtuple('Sample', 'filename image label predictions mean
 Sample.__doc__ = """One image: uint8 [H, W, 3] RGB, uint8 [H, W] label; dicts of 'plain', 'crf' to map and mean IoU."""
 
 
-def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, scales=(1.0,), flip=False):
+def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, scales=(1.0,), flip=False,
+             crf_parameters=crf.DEFAULTS):
     """Scores every image of a record; holds a bounded number of them at a time.
 
     Args:
@@ -57,6 +58,7 @@ def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, sca
         num_workers: int, processes that refine beside the network.
         classes_file: str or None, see find_classes.
         scales, flip: see inference.average_probabilities.
+        crf_parameters: crf.Parameters.
 
     Returns:
         Evaluation.
@@ -72,7 +74,8 @@ def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, sca
         predictor = train.load_predictor(session, checkpoint)
         reader = train.build_reader(record, num_examples, len(class_set.names))
         predictions = train.predict_record(session, predictor, reader, scales=scales, flip=flip)
-        label_maps = refine_beside(predictions, num_workers) if with_crf else take_most_probable(predictions)
+        label_maps = (refine_beside(predictions, num_workers, crf_parameters) if with_crf
+                      else take_most_probable(predictions))
         for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
             filename = example['filename'].decode(errors='replace')
             ious = {name: found.scores[name].add(example['label'], maps[name]) for name in maps}
@@ -113,12 +116,13 @@ def take_most_probable(predictions):
 # ------------------------------------------------------------------------------------------- the CRF's processes
 
 
-def refine_beside(predictions, num_workers):
+def refine_beside(predictions, num_workers, crf_parameters=crf.DEFAULTS):
     """Refines predictions in processes of their own, while the network goes on with the next images.
 
     Args:
         predictions: iterator of (example, probabilities), see train.predict_record.
         num_workers: int; twice as many images are under way at most.
+        crf_parameters: crf.Parameters.
 
     Yields:
         (example, {'plain': uint8 [H, W], 'crf': uint8 [H, W]}), in the order of `predictions`.
@@ -136,7 +140,8 @@ def refine_beside(predictions, num_workers):
         with crf.start_processes(num_workers) as pool:
             for example, probabilities in predictions:
                 maps = {'plain': probabilities.argmax(axis=-1).astype(np.uint8)}
-                under_way.append((example, maps, crf.submit(pool, example['image'], probabilities)))
+                refined = crf.submit(pool, example['image'], probabilities, crf_parameters)
+                under_way.append((example, maps, refined))
                 if len(under_way) >= 2 * num_workers:
                     yield finish_first()
             while under_way:
@@ -181,7 +186,7 @@ def make_scorecard(checkpoint, found, args):
             'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
             'settings': settings or None,
             'scales': list(args.scales), 'flip': args.flip,
-            'crf_parameters': crf.DEFAULTS._asdict() if args.crf else None,
+            'crf_parameters': args.crf_params._asdict() if args.crf else None,
             'boundary_width_pixels': utils.BOUNDARY_WIDTH,
             'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
 
@@ -337,12 +342,15 @@ def parse_args(argv=None):
     parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
                                                           'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='score the predictions refined by the dense CRF as well')
+    crf.add_flag(parser)
     inference.add_flags(parser)
     parser.add_argument('--output_dir', help='folder for metrics.json and pictures; without it, the folder '
                                              '"evaluation" beside the one that holds the checkpoint')
     parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, (os.cpu_count() or 1) - 1),
                         help='processes for the CRF, which run beside the network')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    crf.check_flag(parser, args)
+    return args
 
 
 def main(argv=None):
@@ -354,7 +362,8 @@ def main(argv=None):
         raise UserError(f'{checkpoint} lies in no run folder: name a folder for the figures by --output_dir')
     output_dir = args.output_dir or os.path.join(run_folder, 'evaluation')
     os.makedirs(output_dir, exist_ok=True)
-    found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers, args.classes, args.scales, args.flip)
+    found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers, args.classes, args.scales, args.flip,
+                     args.crf_params)
     scorecard = make_scorecard(checkpoint, found, args)
     print_scores(found.scores, found.class_set.names)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
