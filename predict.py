@@ -195,7 +195,7 @@ def predict(session, predictor, image, args):
     Args:
         session: with the network's weights. predictor: train.Predictor.
         image: uint8 RGB [H, W, 3].
-        args: of parse_args, for max_side, scales (of the photo within max_side), flip and crf.
+        args: of parse_args, for max_side, scales (of the photo within max_side), flip, crf and crf_params.
 
     Returns:
         dict of uint8 [H, W]: 'plain', and 'crfed' if asked for.
@@ -205,7 +205,7 @@ def predict(session, predictor, image, args):
     probabilities = train.predict_image(session, predictor, seen, args.scales, args.flip)
     maps = {'plain': most_probable(probabilities, height, width)}
     if args.crf:
-        refined = crf.refine(seen, probabilities)
+        refined = crf.refine(seen, probabilities, args.crf_params)
         maps['crfed'] = cv2.resize(refined, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return maps
 
@@ -426,6 +426,7 @@ def parse_args(argv=None):
     parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
                                                           'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='refine the classes by the dense CRF as well')
+    crf.add_flag(parser)
     inference.add_flags(parser)
     parser.add_argument('--max_side', type=utils.positive_int, default=2048,
                         help='a photo whose longer side is beyond this many pixels is scaled down for the network')
@@ -433,6 +434,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not args.images and args.export is None:
         parser.error('one of the arguments --images and --export is required')
+    crf.check_flag(parser, args)
     return args
 
 
