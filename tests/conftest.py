@@ -68,6 +68,16 @@ def write_record(path, pairs):
     return str(path)
 
 
+def write_png_record(path, pairs):
+    """As write_record, without loss: the images are PNGs as well."""
+    with open(path, 'wb') as file:
+        for number, (image, label) in enumerate(pairs):
+            dataset.write_example(file, dataset.make_example(
+                f'image{number}'.encode(), encode(image, format='PNG'), encode(label.astype(np.uint8), format='PNG'),
+                *label.shape))
+    return str(path)
+
+
 @pytest.fixture(scope='session')
 def pairs():
     return [draw_pair(height, width, number) for number, (height, width) in enumerate(SIZES)]

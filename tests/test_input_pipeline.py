@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, encode, write_record
+from conftest import draw_pair, encode, write_png_record, write_record
 from PIL import Image
 
 import dataset
@@ -14,11 +14,12 @@ from utils import UserError
 GREY = (100.4, 109.6, 120.0)
 
 
-def run_batches(record, count, num_examples=5, batch_size=2, crop_size=32, seed=0, start_step=0):
+def run_batches(record, count, num_examples=5, batch_size=2, crop_size=32, seed=0, start_step=0, **options):
     """The first `count` batches, as a list of (images, labels)."""
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(seed)
-        batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, GREY, seed, start_step)
+        batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, GREY, seed, start_step,
+                                                  **options)
         batch = tf.data.make_one_shot_iterator(batches).get_next()[:2]
         return [session.run(batch) for _ in range(count)]
 
@@ -104,7 +105,10 @@ def rewrite(path, record, **features):
     ({'encoded': [1]}, 'the feature image/encoded is not one bytes value'),
     ({'height': [-100]}, 'is 60 x -100 pixels by'),
     ({'height': [2 ** 62], 'width': [2 ** 62]}, 'its image/encoded is 60 x 100 pixels, by'),
-    ({'encoded': [b'']}, 'its image/encoded is no JPEG'),
+    ({'encoded': [b'']}, 'its image/encoded is no JPEG or PNG'),
+    ({'encoded': [b'\x89PNG\r\n\x1a\n' + bytes(40)]}, 'its image/encoded is no JPEG or PNG'),
+    ({'encoded': [encode(np.zeros((60, 100, 3), np.uint8), format='PNG')]}, 'its image/encoded is 100 x 60 pixels, by'),
+    ({'label': [encode(np.zeros((100, 60), np.uint8), format='JPEG')]}, 'its image/label is no PNG'),
     ({'encoded': [b'\xff\xd8' + b'\xff' * 40]}, 'its image/encoded is no JPEG'),
     ({'label': [b'GIF89a' + bytes(40)]}, 'its image/label is no PNG'),
     ({'label': [encode(np.zeros((60, 100), np.uint8), format='PNG')]}, 'its image/label is 100 x 60 pixels, by'),
@@ -160,6 +164,29 @@ def test_a_label_that_is_no_class_ends_reading(tmp_path, record, value):
         run_batches(path, 3, crop_size=100)
 
 
+@pytest.mark.parametrize('value, number_of_classes', [(11, 12), (21, 254), (253, 254)])
+def test_labels_of_other_class_sets(tmp_path, value, number_of_classes):
+    label = np.full((32, 32), value, np.uint8)
+    record = write_record(tmp_path / 'own.record', [(np.zeros((32, 32, 3), np.uint8), label)])
+    options = {'num_examples': 1, 'augment': ('scale',)}
+    assert value in run_batches(record, 1, number_of_classes=number_of_classes, **options)[0][1]
+    assert run_all(lambda: input_pipeline.whole_images(record, number_of_classes))[0]['label'].max() == value
+    with pytest.raises(tf.errors.InvalidArgumentError, match='no class in the label of'):
+        run_batches(record, 1, number_of_classes=value, **options)
+    with pytest.raises(tf.errors.InvalidArgumentError, match='no class in the label of'):
+        run_all(lambda: input_pipeline.whole_images(record, value))
+
+
+def test_a_png_comes_without_loss(tmp_path):
+    image = np.random.RandomState(0).randint(0, 256, (40, 30, 3)).astype(np.uint8)
+    label = np.arange(1200).reshape(40, 30).astype(np.uint8) % 21
+    record = write_png_record(tmp_path / 'png.record', [(image, label), (image[:, :, 0], label)])
+    assert input_pipeline.count_examples(record, whole=True) == 2
+    rgb, grey = run_all(lambda: input_pipeline.whole_images(record))
+    np.testing.assert_array_equal(rgb['image'], image)
+    np.testing.assert_array_equal(grey['image'], np.repeat(image[:, :, :1], 3, axis=-1))
+
+
 def test_whole_images_come_in_order_at_true_size_with_void(record, pairs):
     found = run_all(lambda: input_pipeline.whole_images(record))
     assert [example['filename'] for example in found] == [f'image{i}'.encode() for i in range(5)]
@@ -203,6 +230,65 @@ def test_an_image_smaller_than_the_crop_is_filled_with_void(tmp_path):
     np.testing.assert_allclose(images[0, :20, :12], 200, atol=1e-3)
     np.testing.assert_array_equal(images[0, 20:], np.broadcast_to((100, 110, 120), (12, 32, 3)))
     np.testing.assert_array_equal(images[0, :, 12:], np.broadcast_to((100, 110, 120), (32, 20, 3)))
+
+
+def expected_crop(image, label, size, seed, index):
+    """The crop of the default path, worked out without TensorFlow but for the three random numbers."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        chance = session.run(tf.random.stateless_uniform([3], tf.constant([seed, index], tf.int64)))
+    height, width = np.minimum(label.shape, size)
+    top = int(chance[0] * np.float32(label.shape[0] - height + 1))
+    left = int(chance[1] * np.float32(label.shape[1] - width + 1))
+    step = -1 if chance[2] < 0.5 else 1
+    filled = np.full((size, size, 3), (100, 110, 120)), np.full((size, size), 255)
+    for one, source in zip(filled, (image, label)):
+        one[:height, :width] = source[top:top + height, left:left + width][:, ::step]
+    return filled
+
+
+@pytest.mark.parametrize('crop_size', [32, 64])
+def test_crops_are_what_they_always_were(tmp_path, pairs, crop_size):
+    """An interrupted run of an earlier version goes on with the same crops."""
+    record = write_png_record(tmp_path / 'exact.record', pairs)
+    batches = input_pipeline.training_batches(record, 5, 4, crop_size, GREY, seed=3, start_step=2)
+    batch = tf.data.make_one_shot_iterator(batches).get_next()
+    with tf.Session() as session:
+        found = [example for _ in range(6) for example in zip(*session.run(batch))]
+    for index, (image, label, filename) in enumerate(found, start=8):
+        expected = expected_crop(*pairs[int(filename.removeprefix(b'image'))], crop_size, 3, index)
+        np.testing.assert_array_equal(image, expected[0])
+        np.testing.assert_array_equal(label, expected[1])
+
+
+def test_without_flip_the_crops_are_the_same_unmirrored(record):
+    for plain, mirrored in zip(run_batches(record, 10, augment=()), run_batches(record, 10), strict=True):
+        for label, other in zip(plain[1], mirrored[1], strict=True):
+            inside = (label != 255).any(axis=0).nonzero()[0].max() + 1  # the fill stays on the right
+            assert np.array_equal(label, other) or np.array_equal(label[:, :inside], other[:, :inside][:, ::-1])
+
+
+@pytest.mark.parametrize('augment', [(), ('flip',)])
+def test_whole_images_as_batches(tmp_path, pairs, augment):
+    """crop_size 0: each at its true size, filled up to the batch's largest, below and to the right."""
+    record = write_png_record(tmp_path / 'exact.record', pairs)
+    batches = input_pipeline.training_batches(record, 5, 2, 0, GREY, seed=0, augment=augment)
+    batch = tf.data.make_one_shot_iterator(batches).get_next()
+    steps = set()
+    with tf.Session() as session:
+        for images, labels, names in (session.run(batch) for _ in range(10)):
+            own = [pairs[int(name.removeprefix(b'image'))] for name in names]
+            assert images.dtype == np.uint8 and labels.dtype == np.int32
+            assert images.shape == (*labels.shape, 3)
+            assert labels.shape == (2, *np.max([label.shape for _, label in own], axis=0))
+            for image, label, (true_image, true_label) in zip(images, labels, own, strict=True):
+                height, width = true_label.shape
+                step = 1 if np.array_equal(label[:height, :width], true_label) else -1
+                steps.add(step)
+                np.testing.assert_array_equal(image[:height, :width], true_image[:, ::step])
+                np.testing.assert_array_equal(label[:height, :width], true_label[:, ::step])
+                assert (label[height:] == 255).all() and (label[:, width:] == 255).all()
+                assert (image[height:] == (100, 110, 120)).all() and (image[:, width:] == (100, 110, 120)).all()
+    assert steps == ({1, -1} if augment else {1})
 
 
 def test_crops_reach_every_corner_and_both_mirrors(tmp_path):
