@@ -94,6 +94,9 @@ def check_class_set(names, colours=None):
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
+    void = tuple(utils.voc_palette()[255].tolist())
+    if void in class_set.colours:
+        raise ValueError(f'the colour {void} is that of void; give another')
     return class_set
 
 

@@ -438,7 +438,7 @@ def train(args):
         utils.Stopped: by Ctrl-C or SIGTERM; the step that was reached is kept.
     """
     with utils.StopSignals() as signals:
-        num_examples = input_pipeline.count_examples(args.dataset_train)
+        num_examples = input_pipeline.count_examples(args.dataset_train, whole=args.crop_size == 0)
         num_val_examples = input_pipeline.count_examples(args.dataset_val, whole=True)
         class_set = find_training_classes(args)
         network = Network(args.model, len(class_set.names), args.fc_channels, args.upsampling, args.skip_scales)
