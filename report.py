@@ -389,6 +389,7 @@ def describe_run(output_dir, settings):
     """The template's values that belong to no section."""
     record = settings.get('dataset_val', 'data/fcn_val.record')
     return {'name': os.path.basename(os.path.abspath(output_dir)) or output_dir,
+            'model': str(settings.get('model', 'fcn_8s')).replace('fcn_', 'FCN-'),
             'train_command': f'python train.py --output_dir {shlex.quote(output_dir)}',
             'evaluate_command': f'python evaluate.py --checkpoint_path {shlex.quote(os.path.join(output_dir, "train"))}'
                                 f' --dataset {shlex.quote(str(record))} --crf',

@@ -139,8 +139,9 @@ OWN = [{'name': 'sky', 'colour': '#0ac8fa'}, {'name': SCRIPT[:60], 'colour': '#5
 def test_own_classes_are_listed_in_their_own_colours(tmp_path):
     metrics = make_metrics(per_class_iou={'sky': 0.25, SCRIPT[:60]: None}, per_class_accuracy={}, crf=None,
                            scorecard={'classes': ['sky', 'road'], 'settings': {'classes': OWN, 'seed': 7}})
-    folder = make_run(tmp_path, metrics=metrics, settings={'max_steps': 20, 'classes': OWN})
+    folder = make_run(tmp_path, metrics=metrics, settings={'max_steps': 20, 'classes': OWN, 'model': 'fcn_16s'})
     page = Page(folder)
+    assert 'FCN-16s training run' in page.text
     html = (folder / 'index.html').read_text()
     assert html.count('"background: rgb(10, 200, 250)"></span>sky') == 2  # in the legend, and beside its bar
     assert html.count('"background: rgb(90, 80, 74)"></span>&lt;script&gt;') == 2 and 'script' not in page.tags
