@@ -180,7 +180,7 @@ def of_record(record, classes_file=None):
 
 
 def of_run(settings, number_of_classes, checkpoint, classes_file=None):
-    """The ClassSet of a checkpoint: of its run's settings, else of --classes, else VOC's.
+    """The ClassSet of a checkpoint: of --classes, which must have its run's names; else its run's; else VOC's.
 
     Args:
         settings: dict, the run's settings.json; may be empty.
