@@ -41,7 +41,7 @@ ON_HALF_SIZE = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '
 
 STUDIES = {
     'camvid': Study(
-        'CamVid at half size', 0.5, 480, 1920, ON_HALF_SIZE, {
+        'CamVid at half size', 0.5, 480, 960, ON_HALF_SIZE, {
             'owner': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
@@ -53,7 +53,7 @@ STUDIES = {
             'short_plain': f'{SHORT} --crop_size 160 --augment',
             'short_augmented': f'{SHORT} --crop_size 160 --augment flip scale rotate colour'}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand) at half size', 0.5, 960, 0, ON_HALF_SIZE, {
+        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, ON_HALF_SIZE, {
             'owner': '--crop_size 112',
             'short': f'{SHORT} --crop_size 112'}),
 }
