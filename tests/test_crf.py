@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
+import classes
 import crf
+import validation
 from utils import UserError
 
 
@@ -131,6 +134,16 @@ def test_a_pool_refines_with_other_parameters():
     with crf.start_processes(1) as pool:
         refined = crf.submit(pool, image, probabilities_of(noise, 0.9), crf.Parameters(iterations=0)).result()
     np.testing.assert_array_equal(refined, noise)
+
+
+def test_validation_pictures_take_parameters(tmp_path):
+    image, labels = two_colours()
+    noisy = np.where(np.random.RandomState(1).rand(40, 60) < 0.9, labels, 0)
+    probabilities = probabilities_of(noisy, 0.6)
+    for parameters, expected in ((crf.DEFAULTS, labels), (crf.Parameters(iterations=0), noisy)):
+        validation.write_validation(str(tmp_path), 1, image, labels.astype(np.uint8), probabilities,
+                                    classes.make_class_set(('a', 'b', 'c')), parameters)
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_1_prediction_crfed.png')), expected)
 
 
 # ------------------------------------------------------------------------------------------- a file of parameters
