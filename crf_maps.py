@@ -5,6 +5,7 @@ nothing here imports TensorFlow.
 """
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -26,9 +27,9 @@ def save_map(path, image, label, probabilities):
     """
     labels = crf.find_labels(probabilities)
     with utils.whole_file(path) as partial, open(partial, 'wb') as file:
-        np.savez(file, image=image, label=label, labels=labels,
-                 plain=probabilities.argmax(axis=-1).astype(np.uint8),
-                 probabilities=probabilities[:, :, labels].astype(np.float16))
+        np.savez_compressed(file, image=image, label=label, labels=labels,
+                            plain=probabilities.argmax(axis=-1).astype(np.uint8),
+                            probabilities=probabilities[:, :, labels].astype(np.float16))
 
 
 def load_map(path):
@@ -41,7 +42,7 @@ def load_map(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ('image', 'label', 'plain', 'labels', 'probabilities')}
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):  # a power cut leaves the latter
+    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
         return None
     return {**arrays, 'probabilities': arrays['probabilities'].astype(np.float32)}
 

@@ -47,7 +47,7 @@ def test_write_example_gives_tensorflows_own_bytes(tmp_path):
     assert ours.getvalue() == (tmp_path / 'theirs.record').read_bytes()
 
 
-@pytest.mark.parametrize('module', ['convert_fcn_dataset', 'report', 'crf', 'dataset', 'utils',
+@pytest.mark.parametrize('module', ['convert_fcn_dataset', 'report', 'crf', 'crf_maps', 'dataset', 'utils',
                                     'tools.make_sample_dataset'])
 def test_what_needs_no_tensorflow_does_not_import_it(module):
     program = f"import sys, {module}; assert 'tensorflow' not in sys.modules"

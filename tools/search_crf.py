@@ -267,12 +267,17 @@ def draw_trials(path, trials, without_crf):
     """Draws mean IoU against each parameter, a dot a trial, the best one ringed, as a PNG."""
     figure = Figure(figsize=(10, 6), layout='constrained')
     best, ious = find_best(trials), [trial.mean_iou for trial in trials]
-    for name, axes in zip(crf.Parameters._fields, figure.subplots(2, 3, sharey=True).flat):
+    for name, (low, high), axes in zip(crf.Parameters._fields, RANGES, figure.subplots(2, 3, sharey=True).flat):
         axes.scatter([getattr(trial.parameters, name) for trial in trials], ious, s=14, c=range(len(trials)),
                      cmap='viridis')
         axes.scatter(getattr(best.parameters, name), best.mean_iou, s=90, facecolors='none', edgecolors='tab:red')
         axes.axhline(without_crf, color='grey', linestyle='--')
-        axes.set(xlabel=name, xscale='linear' if name == 'iterations' else 'log')
+        if name != 'iterations':
+            axes.set_xscale('log')
+            ticks = [low, float(f'{math.sqrt(low * high):.2g}'), high]
+            axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+            axes.minorticks_off()
+        axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     figure.supylabel('mean IoU')
     figure.suptitle(f'{len(trials)} trials, the later the lighter; best ringed; dashed: without CRF')
