@@ -55,7 +55,7 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, caps
     """All programs for real, in this process, on a few drawn images; the second call has nothing to do but the page."""
     write_data(tmp_path / 'data', [f'image{number}_{number}' for number in range(6)], ['other1', 'other2'])
     flags = ['--fc_channels', '8', '--val_steps', '0', '--summary_steps', '0']
-    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, flags, {
+    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, 3, flags, {
         'first': '--batch_size 2 --crop_size 16', 'second': '--recipe paper --learning_rate 1e-7'})
     monkeypatch.setitem(compare_recipes.STUDIES, 'drawn', study)
     calls = []
@@ -63,7 +63,7 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, caps
     def run(command):
         calls.append([os.path.basename(command[1]), *command[2:]])
         program = PROGRAMS[calls[-1][0]]
-        extra = ['--trials', '3', '--num_workers', '1'] if program is search_crf else []
+        extra = ['--num_workers', '1'] if program is search_crf else []
         return subprocess.CompletedProcess(command, program.main([*command[2:], *extra]) or 0)
     monkeypatch.setattr(subprocess, 'run', run)
     args = ['--study', 'drawn', '--data_dir', str(tmp_path / 'data'), '--output_dir', str(tmp_path / 'out'),

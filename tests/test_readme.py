@@ -69,3 +69,14 @@ def test_speed_figures_are_those_of_the_benchmarks(readme):
     assert len(quoted) >= 10
     for cells in quoted:
         assert cells in lines
+
+
+@both_languages
+def test_compared_runs_are_those_of_the_results(readme):
+    """A row of README has name, images and scores of a line of results/compare."""
+    lines = [[cells[i] for i in (0, 3, 4, 5, 6)] for study in ('camvid', 'voc')
+             for cells in table_rows(read(f'results/compare/{study}.md'))]
+    quoted = [cells for cells in table_rows(read(readme)) if len(cells) == 5 and re.match('[0-9]', cells[1])]
+    assert len(quoted) >= 10
+    for cells in quoted:
+        assert cells in lines

@@ -27,13 +27,16 @@ from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HELD_OUT = 6  # one image in so many of each film
+# How a run is scored once more, with flags beside those of the searched CRF.
+AS_IT_IS = {'searched CRF': []}
+AVERAGED = {'searched CRF, three scales and mirrored': ['--scales', '0.75,1,1.25', '--flip']}
 
-Study = collections.namedtuple('Study', 'title scale images_seen long_images train_flags runs')
+Study = collections.namedtuple('Study', 'title scale images_seen long_images trials train_flags runs')
 Study.__doc__ = """What is compared on a data set.
 
 title: str. scale: float, of images and masks.
 images_seen, long_images: ints, training images of each run, and of the one that goes on for longer; 0: none does.
-train_flags: list of str, of all trainings. runs: dict of name to flags of train.py, str.
+trials: int, of the search for the CRF's parameters. train_flags: list of str, of all trainings. runs: dict of name to flags of train.py, str.
 """
 
 SHORT = '--recipe adamw --learning_rate 2e-4 --schedule poly --batch_size 2 --augment flip'  # for hundreds of steps
@@ -41,7 +44,7 @@ ON_HALF_SIZE = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '
 
 STUDIES = {
     'camvid': Study(
-        'CamVid at half size', 0.5, 480, 960, ON_HALF_SIZE, {
+        'CamVid at half size', 0.5, 480, 960, 60, ON_HALF_SIZE, {
             'owner': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
@@ -53,7 +56,7 @@ STUDIES = {
             'short_plain': f'{SHORT} --crop_size 160 --augment',
             'short_augmented': f'{SHORT} --crop_size 160 --augment flip scale rotate colour'}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, ON_HALF_SIZE, {
+        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, 24, ON_HALF_SIZE, {
             'owner': '--crop_size 112',
             'short': f'{SHORT} --crop_size 112'}),
 }
@@ -156,7 +159,8 @@ class Lab:
         """Searches the CRF's parameters on the held-out images; returns the path of their file."""
         found = self.path(name, 'crf_search', 'crf.json')
         self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(name, 'train'),
-                  '--dataset', self.record('held_out'), '--output_dir', os.path.dirname(found))
+                  '--dataset', self.record('held_out'), '--output_dir', os.path.dirname(found),
+                  '--trials', self.study.trials)
         return found
 
 
@@ -164,7 +168,7 @@ class Lab:
 
 
 def compare(lab):
-    """Trains and scores all runs of a study.
+    """Trains and scores all runs of a study; the CRF is searched for the first and the best, or its longer training.
 
     Returns:
         rows: list of Row. best: str, the name of the run that was chosen.
@@ -172,12 +176,16 @@ def compare(lab):
     study = lab.study
     steps = {name: lab.train(name, flags, study.images_seen) for name, flags in study.runs.items()}
     rows = [score(lab, name, flags, steps[name], study.images_seen) for name, flags in study.runs.items()]
-    best = max(rows, key=lambda row: row.held_out).name
-    chosen = best
+    best = max(rows, key=lambda row: row.held_out)
+    refined = [*refine(lab, rows[0], AS_IT_IS)]
     if study.long_images:
-        chosen, flags = f'{best}_longer', study.runs[best]
-        rows.append(score(lab, chosen, flags, lab.train(chosen, flags, study.long_images), study.long_images))
-    return [*rows, *refine(lab, rows, chosen)], best
+        name = f'{best.name}_longer'
+        steps = lab.train(name, best.flags, study.long_images)
+        rows.append(score(lab, name, best.flags, steps, study.long_images))
+        refined += refine(lab, rows[-1], {**AS_IT_IS, **AVERAGED})
+    elif best is not rows[0]:
+        refined += refine(lab, best, AS_IT_IS)
+    return [*rows, *refined], best.name
 
 
 def score(lab, name, flags, steps, images_seen):
@@ -187,17 +195,15 @@ def score(lab, name, flags, steps, images_seen):
                count_minutes(read_log(lab, name), images_seen // steps))
 
 
-def refine(lab, rows, chosen):
-    """Rows of the chosen run once more: with a CRF searched on the held-out images, and with test-time augmentation."""
-    parameters = lab.search_crf(chosen)
-    of_run = next(row for row in rows if row.name == chosen)
-    for name, flags in (('searched CRF', ['--crf_params', parameters]),
-                        ('searched CRF, three scales and mirrored',
-                         ['--crf_params', parameters, '--scales', '0.75,1,1.25', '--flip'])):
+def refine(lab, row, ways):
+    """Rows of a run once more, with the CRF searched on the held-out images; `ways`: dict of name to further flags."""
+    parameters = lab.search_crf(row.name)
+    for name, flags in ways.items():
+        flags = ['--crf_params', parameters, *flags]
         label = '_' + name.replace(' ', '_').replace(',', '')
-        val = lab.evaluate(chosen, 'val', '--crf', *flags, label=label)
-        yield of_run._replace(name=f'{chosen}: {name}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
-                              val_crf=val['crf']['mean_iou'], minutes=None)
+        val = lab.evaluate(row.name, 'val', '--crf', *flags, label=label)
+        yield row._replace(name=f'{row.name}: {name}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
+                           val_crf=val['crf']['mean_iou'], minutes=None)
 
 
 def read_log(lab, name):
