@@ -36,7 +36,8 @@ Study.__doc__ = """What is compared on a data set.
 
 title: str. scale: float, of images and masks.
 images_seen, long_images: ints, training images of each run, and of the one that goes on for longer; 0: none does.
-trials: int, of the search for the CRF's parameters. train_flags: list of str, of all trainings. runs: dict of name to flags of train.py, str.
+trials: int, of the search for the CRF's parameters.
+train_flags: list of str, of all trainings. runs: dict of name to flags of train.py, str.
 """
 
 SHORT = '--recipe adamw --learning_rate 2e-4 --schedule poly --batch_size 2 --augment flip'  # for hundreds of steps
