@@ -77,6 +77,9 @@ def read_classes(path):
         raise UserError(f'--classes {path}: is not UTF-8 text; name a text file with one class a line') from None
     pairs = [re.fullmatch(f'(.+?)(?: {COLOUR.pattern})?', line).groups() for line in lines]
     try:
+        for name, colour in pairs:
+            if not colour and re.search(r' #\S*$', name):
+                raise ValueError(f'{name[:80]!r} ends in no colour; give six digits, such as #80a0ff')
         return check_class_set([name for name, _ in pairs], [colour and bytes.fromhex(colour) for _, colour in pairs])
     except ValueError as error:
         raise UserError(f'--classes {path}: {error}') from None

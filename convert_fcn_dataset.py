@@ -486,6 +486,9 @@ def main(argv=None):
     warnings.filterwarnings('ignore', module='PIL')
     class_set = classes.read_classes(args.classes) if args.classes else classes.VOC
     splits = find_splits(args)
+    if not args.classes and os.path.isfile(list_of_classes := os.path.join(args.data_dir, 'classes.txt')):
+        print(f'note: the classes are taken for those of VOC; for others there is --classes {list_of_classes}',
+              file=sys.stderr)
     if args.check:
         tell(check(splits, class_set, args.num_workers), args.check_json)
         return

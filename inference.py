@@ -67,8 +67,8 @@ def add_flags(parser):
 
 def parse_scales(text):
     """argparse type: '0.75,1,1.25' to a tuple of floats above 0 and up to MAX_SCALE."""
-    scales = tuple(map(utils.non_negative_float, text.split(',')))
+    scales = tuple(map(utils.positive_float, text.split(',')))
     for scale in scales:
-        if not 0 < scale <= MAX_SCALE:
-            raise argparse.ArgumentTypeError(f'{scale:g} is not above 0 and up to {MAX_SCALE}')
+        if scale > MAX_SCALE:
+            raise argparse.ArgumentTypeError(f'{scale:g} is above {MAX_SCALE}')
     return scales

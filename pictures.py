@@ -211,7 +211,8 @@ def decode_label(picture, bit_depth, path, class_set):
 
 def wrong_class(path, value, class_set):
     """The BadFileError of a mask with a value that is no class."""
-    return BadFileError(f'{path}: class {value} is neither 0..{len(class_set.names) - 1} nor {IGNORE_LABEL}',
+    return BadFileError(f'{path}: class {value} is neither 0..{len(class_set.names) - 1} nor {IGNORE_LABEL}; does '
+                        '--classes name all?',
                         'class out of range')
 
 

@@ -370,10 +370,10 @@ def non_negative_float(text):
 
 def positive_float(text):
     """argparse type: a finite float above 0."""
-    number = non_negative_float(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError('0 is not above 0')
-    return number
+    number = _parse(float, text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f'{number:g} is not a number above 0')
+    return _in_range(number, 0, sys.float_info.max)
 
 
 def share(text):

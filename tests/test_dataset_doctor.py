@@ -284,7 +284,7 @@ def test_own_classes_are_checked_and_counted(voc, capfd, own_classes):
     error, _, report = check(voc, capfd, *own_classes('road', 'kerb'))
     assert error.startswith('32 faults')
     assert report['faults'][0] == {'kind': 'class out of range', 'message': f'{mask_of(voc, 0)}: class 2 is neither '
-                                                                            '0..1 nor 255'}
+                                                                            '0..1 nor 255; does --classes name all?'}
 
 
 def test_a_lone_class_0_is_something_to_learn_unless_it_is_background(voc, capfd, own_classes):

@@ -311,9 +311,16 @@ def test_the_mirror_comes_after_the_first_address(server, tmp_path, monkeypatch,
     put(server, monkeypatch, 'VOC', make_tar(voc_members()))
     monkeypatch.setattr(download, 'VOC_MIRROR', download.VOC)
     gone = f'{free_port()}/a.tar'
-    download.main(['--what', 'voc', '--output_dir', str(tmp_path), '--voc_url', gone])
+    monkeypatch.setattr(download, 'VOC', download.VOC._replace(url=gone))
+    download.main(['--what', 'voc', '--output_dir', str(tmp_path)])
     assert f'{gone}: Connection refused; start again later' in capsys.readouterr().out
     assert (tmp_path / 'VOCdevkit' / 'VOC2012' / 'JPEGImages' / '2007_000032.jpg').exists()
+
+
+def test_an_address_of_the_users_own_has_no_mirror(tmp_path):
+    gone = f'{free_port()}/a.tar'
+    with pytest.raises(utils.UserError, match=f'^{gone}: Connection refused; start again later'):
+        download.main(['--what', 'voc', '--output_dir', str(tmp_path), '--voc_url', gone])
 
 
 def test_a_folder_that_is_not_whole_is_not_touched(tmp_path):
@@ -431,7 +438,8 @@ def test_the_other_origin_where_the_first_is_gone(narrow, server, tmp_path, monk
     del server.files[getattr(download, first.upper()).name]
     download.main(['--what', 'weights', '--output_dir', str(tmp_path / 'out'), '--weights', first, *addresses(server)])
     out = capsys.readouterr().out
-    assert '404 Not Found; name another address. Another origin is tried' in out and 'vgg_16.ckpt is complete' in out
+    assert '404 Not Found; name another address. Now from the next address, ' in out
+    assert 'vgg_16.ckpt is complete' in out
     assert [name for name, _ in server.asked] == [getattr(download, word.upper()).name for word in (first, second)]
     assert 'vgg_16/fc8/weights' in read_shapes(tmp_path / 'out' / 'vgg_16.ckpt')
 

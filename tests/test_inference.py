@@ -104,8 +104,8 @@ def test_parse_scales():
 
 @pytest.mark.parametrize('text, message', [
     ('', "'' is not a number"), ('1,', "'' is not a number"), ('1;2', "'1;2' is not a number"),
-    ('1,0', '0 is not above 0 and up to 4'), ('nan', 'nan is not a number from 0 up'), ('5', '5 is not above 0'),
-    ('-1', '-1.0 is not a number from 0 up'), ('inf', 'inf is too large')])
+    ('1,0', '0 is not a number above 0'), ('nan', 'nan is not a number above 0'), ('5', '5 is above 4'),
+    ('-1', '-1 is not a number above 0'), ('inf', 'inf is too large')])
 def test_scales_that_are_none_are_named(text, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         inference.parse_scales(text)

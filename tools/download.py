@@ -351,7 +351,8 @@ def get_voc(url, output_dir):
             raise utils.UserError(f'{folder}: lacks {missing[0]}; move it away and start again')
         print(f'{folder} is there')
         return
-    unpack_voc(fetch_first([VOC._replace(url=url), VOC_MIRROR], output_dir), output_dir)
+    origins = [VOC, VOC_MIRROR] if url == VOC.url else [VOC._replace(url=url)]
+    unpack_voc(fetch_first(origins, output_dir), output_dir)
     print(f'{folder} is complete')
 
 
@@ -384,7 +385,7 @@ def fetch_first(origins, output_dir):
         try:
             return fetch(published, output_dir)
         except UnreachableError as error:
-            print(f'{error}. Another origin is tried', flush=True)
+            print(f'{error}. Now from the next address, {origins[origins.index(published) + 1].url}', flush=True)
     return fetch(origins[-1], output_dir)
 
 
