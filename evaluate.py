@@ -334,6 +334,14 @@ def find_run_folder(checkpoint):
     return os.path.relpath(os.path.dirname(folder)) if os.path.basename(folder) in ('train', 'best') else None
 
 
+def find_output_dir(checkpoint, output_dir, name, content):
+    """--output_dir, or the folder `name` in the run of a checkpoint; UserError if there is neither. `content`: str."""
+    run_folder = find_run_folder(checkpoint)
+    if not (output_dir or run_folder):
+        raise UserError(f'{checkpoint} lies in no run folder: name a folder for the {content} by --output_dir')
+    return output_dir or os.path.join(run_folder, name)
+
+
 def parse_args(argv=None):
     """The program's flags; see --help."""
     parser = utils.ArgumentParser('Scores a checkpoint on every image of a record.')
@@ -357,10 +365,7 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    run_folder = find_run_folder(checkpoint)
-    if not (args.output_dir or run_folder):
-        raise UserError(f'{checkpoint} lies in no run folder: name a folder for the figures by --output_dir')
-    output_dir = args.output_dir or os.path.join(run_folder, 'evaluation')
+    output_dir = find_output_dir(checkpoint, args.output_dir, 'evaluation', 'figures')
     os.makedirs(output_dir, exist_ok=True)
     found = evaluate(checkpoint, args.dataset, args.crf, args.num_workers, args.classes, args.scales, args.flip,
                      args.crf_params)
@@ -371,7 +376,7 @@ def main(argv=None):
     write_metrics(output_dir, found, scorecard)
     print(f'figures and pictures in {output_dir}')
     if not args.output_dir:
-        print(f'all to look at in {report.write_page(run_folder)}')
+        print(f'all to look at in {report.write_page(find_run_folder(checkpoint))}')
 
 
 def write_metrics(folder, found, scorecard):

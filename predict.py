@@ -212,12 +212,7 @@ def predict(session, predictor, image, args):
 
 def shrink(image, max_side):
     """Scales uint8 [H, W, 3] down to max_side pixels on its longer side, and at least 1 on the other."""
-    height, width, _ = image.shape
-    if max(height, width) <= max_side:
-        return image
-    scale = max_side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return inference.scale_image(image, min(1, max_side / max(image.shape[:2])))
 
 
 def most_probable(probabilities, height, width):

@@ -8,7 +8,6 @@ not done again: the same command goes on where it was stopped. All it does is to
 commands are in the table's file.
 """
 import collections
-import csv
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from matplotlib.figure import Figure
 
+import report
 import train
 import utils
 from benchmarks import measure, tables
@@ -209,8 +209,7 @@ def refine(lab, row, ways):
 
 def read_log(lab, name):
     """Rows of a run's log.csv, dicts of float."""
-    with open(lab.path(name, 'train', 'log.csv'), newline='') as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return report.read_table(lab.path(name, 'train', 'log.csv'))
 
 
 def count_minutes(log, batch_size):

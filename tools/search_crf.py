@@ -323,14 +323,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_output_dir(checkpoint, output_dir):
-    """--output_dir, or its default; UserError if a checkpoint that lies in no run has none."""
-    run_folder = evaluate.find_run_folder(checkpoint)
-    if not (output_dir or run_folder):
-        raise UserError(f'{checkpoint} lies in no run folder: name a folder for the results by --output_dir')
-    return output_dir or os.path.join(run_folder, 'crf_search')
-
-
 def prepare_maps(args, checkpoint, sha256, total, cache_dir):
     """Finds the maps to search on, and predicts those that are not there.
 
@@ -359,7 +351,7 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    output_dir = find_output_dir(checkpoint, args.output_dir)
+    output_dir = evaluate.find_output_dir(checkpoint, args.output_dir, 'crf_search', 'results')
     names = read_names(args.dataset, whole=True)
     check_images(args.dataset, names, train.read_settings(os.path.dirname(checkpoint)))
     os.makedirs(output_dir, exist_ok=True)
