@@ -233,7 +233,7 @@ def _check_classes(label, filename, number_of_classes):
 
 
 def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed, start_step=0, augment=('flip',),
-                     number_of_classes=21):
+                     number_of_classes=21, part=None):
     """Endless batches of random crops, or of whole images, randomly changed.
 
     The order of the examples and what becomes of each are functions of the step, `seed` and the graph's own seed alone,
@@ -250,6 +250,7 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
         start_step: int, batches that were seen before.
         augment: str each, of augmentation.KINDS.
         number_of_classes: int; a label may hold no other value but 255. VOC's by default.
+        part: (begin, end), ints, the examples of each batch that come out, for a machine among several; None: all.
 
     Returns:
         tf.data.Dataset of (images uint8 [B, S, S, 3] RGB, labels int32 [B, S, S], 255 = ignore, filenames string [B]),
@@ -266,16 +267,19 @@ def training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed,
             return _read_changed(serialized, crop_size, pad_rgb, augment, number_of_classes,
                                  seed=tf.stack([tf.cast(seed, tf.int64), index]))
 
-    def part(both, filenames):
+    def separate(both, filenames):
         return both[..., :3], tf.cast(both[..., 3], tf.int32), filenames
 
     first = start_step * batch_size
     epochs = tf.data.Dataset.range(first // num_examples, tf.int64.max)
     examples = epochs.flat_map(read_epoch).skip(first % num_examples).enumerate(start=first)
+    begin, end = part or (0, batch_size)
+    if end - begin < batch_size:
+        examples = examples.filter(lambda index, _: (index % batch_size >= begin) & (index % batch_size < end))
     changed = examples.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = (changed.batch(batch_size, drop_remainder=True) if crop_size else
-               _batch_of_any_size(changed, batch_size, _fill_of(pad_rgb)))
-    return batches.map(part).prefetch(tf.data.AUTOTUNE)
+    batches = (changed.batch(end - begin, drop_remainder=True) if crop_size else
+               _batch_of_any_size(changed, end - begin, _fill_of(pad_rgb)))
+    return batches.map(separate).prefetch(tf.data.AUTOTUNE)
 
 
 def _batch_of_any_size(examples, batch_size, fill):

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import augmentation
+import distributed
 import utils
 
 RECIPES = {
@@ -124,12 +125,12 @@ def median_frequency_weights(pixels):
 Update = collections.namedtuple('Update', 'train_op gradients learning_rate')
 
 
-def build_update(args, loss, global_step):
+def build_update(args, losses, global_step):
     """The optimiser of args, in the default graph.
 
     Args:
         args: of train.parse_args.
-        loss: float32 scalar; the graph's regularization losses are added to it.
+        losses: list of float32 scalars, whose sum is minimised, with the graph's regularization losses.
         global_step: int64 variable, which the update increments.
 
     Returns:
@@ -140,7 +141,10 @@ def build_update(args, loss, global_step):
                  tf.train.AdamOptimizer(learning_rate))
     if args.mixed_precision:
         optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
-    gradients = optimizer.compute_gradients(loss + tf.losses.get_regularization_loss())
+    first = losses[0]
+    with tf.device(first.device):
+        losses = [first + tf.losses.get_regularization_loss(), *losses[1:]]
+    gradients = distributed.compute_gradients(optimizer, losses)
     decays = decay_kernels(learning_rate * args.weight_decay, gradients) if args.optimizer == 'adamw' else []
     with tf.control_dependencies(decays):
         train_op = optimizer.apply_gradients(favour_biases(gradients, args.bias_rate), global_step)

@@ -25,6 +25,7 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 import classes
 import crf
 import dataset
+import distributed
 import inference
 import input_pipeline
 import recipes
@@ -170,6 +171,25 @@ def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
     return loss, loss_per_pixel
 
 
+def loss_weights(labels, reduction, class_weights=None):
+    """What a part of a batch counts in the segmentation_loss of the whole, which is the parts' mean so weighted.
+
+    Args: as those of segmentation_loss.
+
+    Returns:
+        float32 scalar, for the loss; None for reduction 'sum', which adds up.
+        float32 scalar, for the loss per pixel.
+    """
+    valid = tf.not_equal(labels, dataset.IGNORE_LABEL)
+    pixels = tf.reduce_sum(tf.cast(valid, tf.float32))
+    if reduction == 'rows':
+        return tf.cast(tf.reduce_prod(tf.shape(labels)[:2]), tf.float32), pixels
+    if reduction == 'mean' and class_weights is not None:
+        weights = tf.gather(tf.constant(class_weights), tf.where(valid, labels, tf.zeros_like(labels)))
+        return tf.reduce_sum(tf.where(valid, weights, tf.zeros_like(weights))), pixels
+    return pixels if reduction == 'mean' else None, pixels
+
+
 # ------------------------------------------------------------------------------------------- the graph
 
 TrainingOps = collections.namedtuple('TrainingOps',
@@ -178,7 +198,7 @@ Predictor = collections.namedtuple('Predictor', 'image probabilities network')
 TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor scored pictured')
 
 
-def build_training(args, network, num_examples, start_step, class_weights=None):
+def build_training(args, network, num_examples, start_step, class_weights=None, placement=distributed.HERE):
     """Input pipeline, network, loss and optimiser in the default graph.
 
     All that is random is a function of args.seed and the step: a run that resumes goes on as if it had never ended.
@@ -186,15 +206,27 @@ def build_training(args, network, num_examples, start_step, class_weights=None):
     Returns:
         TrainingOps: ops and tensors; `ids` are the batch's filenames, `check_finite` fails if a variable is not finite.
     """
-    batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
-                                              pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step,
-                                              augment=args.augment, number_of_classes=network.number_of_classes)
-    images, labels, ids = tf.data.make_one_shot_iterator(batches).get_next()
-    global_step = tf.train.get_or_create_global_step()
-    logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(args),
-                 dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), global_step]))
-    loss, loss_per_pixel = segmentation_loss(logits, labels, args.loss, class_weights)
-    update = recipes.build_update(args, loss, global_step)
+    def read(part):
+        batches = input_pipeline.training_batches(args.dataset_train, num_examples, args.batch_size, args.crop_size,
+                                                  pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step,
+                                                  augment=args.augment, number_of_classes=network.number_of_classes,
+                                                  part=part)
+        return tf.data.make_one_shot_iterator(batches).get_next()
+
+    def build_tower(number, images, labels, ids):
+        step = tf.train.get_or_create_global_step()
+        # Towers drop different places, each the same ones again when the run is resumed.
+        dropout_seed = tf.stack([tf.constant(args.seed, tf.int64), step + (number << 32) if number else step])
+        logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(args), dropout_seed=dropout_seed)
+        return (*segmentation_loss(logits, labels, args.loss, class_weights),
+                *loss_weights(labels, args.loss, class_weights))
+
+    towers, (_, _, ids) = distributed.build_towers(placement, read, build_tower)
+    losses, losses_per_pixel, weights, pixels = zip(*towers)
+    losses = distributed.average(losses, weights)
+    loss = distributed.add_up(losses)
+    loss_per_pixel = distributed.add_up(distributed.average(losses_per_pixel, pixels))
+    update = recipes.build_update(args, losses, tf.train.get_global_step())
 
     # A histogram cannot hold what is not finite. --mixed_precision lowers its scale then and leaves out the step.
     histograms = tf.summary.merge([
@@ -430,8 +462,11 @@ def score_record(session, predictor, reader, before_each=lambda: None):
 # ------------------------------------------------------------------------------------------- the program
 
 
-def train(args):
+def train(args, placement=distributed.HERE):
     """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings.
+
+    Args:
+        args: of parse_args. placement: distributed.Placement.
 
     Raises:
         UserError: a file is damaged or cannot be written, the loss is not finite, or another run has the folder.
@@ -444,7 +479,7 @@ def train(args):
         network = Network(args.model, len(class_set.names), args.fc_channels, args.upsampling, args.skip_scales)
         class_weights, crf_parameters = find_class_weights(args), crf.read_parameters(args.crf_params)
         train_dir, eval_dir = make_run_folder(args)
-        with run_folder.lock(train_dir), tf.Graph().as_default():
+        with run_folder.lock(train_dir), tf.Graph().as_default(), tf.device(placement.home):
             run_folder.remove_leftovers(args.output_dir)
             resume_from, start_step = find_resume(train_dir)
             if resume_from:
@@ -454,11 +489,11 @@ def train(args):
                 print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
                 return
             tf.set_random_seed(args.seed)
-            graph = TrainingGraph(build_training(args, network, num_examples, start_step, class_weights),
-                                  build_predictor(network),
+            training = build_training(args, network, num_examples, start_step, class_weights, placement)
+            graph = TrainingGraph(training, build_predictor(network),
                                   *build_readers(args, num_val_examples, network.number_of_classes, start_step))
             print(recipes.describe(args), flush=True)
-            with crf.start_processes(1) as pool, tf.Session(config=session_config(args)) as session:
+            with crf.start_processes(1) as pool, tf.Session(placement.target, config=session_config(args)) as session:
                 initialise(session, resume_from, args.checkpoint_path, class_set)
                 session.run(graph.pictured.initializer)
                 run = Run(args, class_set, crf_parameters, graph, session, pool, signals, resume_from, start_step)
@@ -724,6 +759,7 @@ def session_config(args=None):
     rewrites.constant_folding = RewriterConfig.OFF  # it would keep Adam's first zeros for good: half a gigabyte
     if args and not has_gpu():
         config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
+        config.device_count['CPU'] = distributed.count_devices(args.num_gpus)
     if args and args.xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     if args and args.mixed_precision:
@@ -784,6 +820,9 @@ def parse_args(argv=None):
     parser.add_argument('--deterministic', action='store_true',
                         help='only arithmetic that gives the same result each time: on one machine, the same command '
                              'gives the same weights bit for bit, interrupted or not')
+    parser.add_argument('--num_gpus', type=utils.positive_int,
+                        help='GPUs that share the work of each step, by default all that can be seen; without a GPU, '
+                             'parts of the CPU')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0,
                         help='of the order of examples, the crops, dropout, and the random starts')
     parser.add_argument('--crf_params', metavar='FILE',
@@ -805,7 +844,7 @@ def main(argv=None):
         args.checkpoint_path = find_checkpoint(args.checkpoint_path)
     prepare_arithmetic(args)
     try:
-        train(args)
+        train(args, distributed.place_here(args.num_gpus, args.batch_size))
     except tf.errors.ResourceExhaustedError:
         raise UserError('out of memory: lower --batch_size or --crop_size') from None
 

@@ -21,7 +21,7 @@ def train_in_tensorflow(*flags):
     with slim.arg_scope(vgg.vgg_arg_scope(recipes.l2_decay(args))):
         logits = slim.conv2d(tf.constant(IMAGES), 4, [1, 1], activation_fn=None, scope='score')
     loss, _ = train.segmentation_loss(logits, tf.constant(LABELS), args.loss)
-    update = recipes.build_update(args, loss, tf.train.get_or_create_global_step())
+    update = recipes.build_update(args, [loss], tf.train.get_or_create_global_step())
     kernel, biases = tf.trainable_variables()
     found = []
     with tf.Session() as session:
