@@ -1,14 +1,29 @@
-"""Training on several devices: which they are, what goes where, and how their gradients become one.
+"""Training on several devices, of one machine or of several: what goes where, and how their gradients become one.
 
     python train.py --num_gpus 2
+    TF_CONFIG='{"cluster": {"chief": ["a:2222"], "worker": ["b:2222"], "ps": ["c:2222"]},
+                "task": {"type": "chief", "index": 0}}' python train.py
 
 A batch is split over towers: copies of the network that share its variables, one on each device. The loss that is
 minimised is that of the whole batch, so towers change nothing but the speed, and what dropout drops.
+
+On several machines the chief holds the graph and the session, and all others lend it their devices through TensorFlow's
+servers: workers for towers, parameter servers (ps) for the variables. So there is one training loop, and one program
+that validates and writes. Measured against SyncReplicasOptimizer, it moves the same bytes in the same time, and no
+worker's gradients can be counted twice or come too late; against collective all-reduce, whose rings leave every program
+to be started again when one is lost, it goes on when that one is back.
 """
 import collections
+import json
+import os
+import re
+import socket
+import time
 
 import tensorflow.compat.v1 as tf
 
+import input_pipeline
+import utils
 from utils import UserError
 
 Machine = collections.namedtuple('Machine', 'reader towers part')
@@ -186,3 +201,225 @@ def compute_gradients(optimizer, losses):
         with tf.device(variable.device):
             gradients.append((add_up([gradient for gradient, _ in of_variable]), variable))
     return gradients
+
+
+# ------------------------------------------------------------------------------------------- several machines
+
+Cluster = collections.namedtuple('Cluster', 'addresses job index')
+Cluster.__doc__ = """What TF_CONFIG says.
+
+addresses: dict of 'chief', 'worker', 'ps' to lists of 'host:port'.
+job, index: str and int, which of them this process is.
+"""
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+TF_CONFIG_CURE = ('it is {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, "task": '
+                  '{"type": "chief", "worker" or "ps", "index": 0}}; unset it to train on this machine alone')
+
+
+def read_cluster():
+    """The Cluster of the environment variable TF_CONFIG; None where it names none.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    try:
+        config = json.loads(os.environ.get('TF_CONFIG') or '{}')
+        if not config.get('cluster'):
+            return None
+        addresses = {job: [str(address) for address in config['cluster'].get(job, ())]
+                     for job in ('chief', 'worker', 'ps')}
+        cluster = Cluster(addresses, config['task']['type'], int(config['task'].get('index', 0)))
+        unknown = set(config['cluster']) - set(addresses)
+        mine = addresses[cluster.job][cluster.index] if cluster.index >= 0 else None
+    except (ValueError, TypeError, AttributeError, LookupError):
+        unknown = mine = None
+    if mine is None or unknown or len(addresses['chief']) != 1:
+        raise UserError(f'TF_CONFIG cannot be used: {TF_CONFIG_CURE}')
+    for address in sum(addresses.values(), []):
+        if not re.fullmatch(r'.+:\d{1,5}', address):
+            raise UserError(f'TF_CONFIG: {address!r} is no host:port; {TF_CONFIG_CURE}')
+    return cluster
+
+
+def run(args, config, train):
+    """Trains on this machine, or takes the part that TF_CONFIG gives to this process in a training on several.
+
+    Args:
+        args: of train.parse_args. config: tf.ConfigProto, how this process computes.
+        train: function of args and a Placement.
+
+    Raises:
+        UserError: TF_CONFIG or a flag cannot be used, or a process that cannot be done without is gone.
+    """
+    cluster = read_cluster()
+    if cluster is None:
+        train(args, place_here(args.num_gpus, args.batch_size))
+    elif cluster.job == 'chief':
+        lead(args, config, train, cluster)
+    else:
+        serve(args, config, cluster)
+
+
+def task(job, index):
+    """The device string of a process."""
+    return f'/job:{job}/replica:0/task:{index}'
+
+
+def start_server(config, cluster):
+    """TensorFlow's server of this process; UserError if its port is not free."""
+    jobs = {job: addresses for job, addresses in cluster.addresses.items() if addresses}
+    address = cluster.addresses[cluster.job][cluster.index]
+    try:
+        return tf.train.Server(jobs, cluster.job, cluster.index, config=config)
+    except tf.errors.OpError as error:
+        raise UserError(f'{address}: no server can be started there ({error.message.splitlines()[0][:200]}); is another '
+                        'program on that port?') from None
+
+
+# ------------------------------------------------------------------------------------------- workers and parameter servers
+
+
+def serve(args, config, cluster):
+    """Lends this process's devices to the chief until that ends the run; a chief that is killed may come back.
+
+    Raises:
+        UserError: the run has failed.
+    """
+    if cluster.job == 'worker':  # better told here than by the chief
+        input_pipeline.count_examples(args.dataset_train, whole=args.crop_size == 0)
+    server = start_server(config, cluster)
+    print(f'{cluster.job} {cluster.index} serves the chief, {cluster.addresses["chief"][0]}', flush=True)
+    name = task(cluster.job, cluster.index)
+    with tf.Graph().as_default(), tf.device(name):
+        word = last_word().dequeue()
+        with tf.Session(server.target, config=tf.ConfigProto(device_filters=[name])) as session:
+            failure = session.run(word).decode()
+    if failure:
+        raise UserError(failure)
+    print('the chief has ended the run', flush=True)
+
+
+def last_word():
+    """The queue in which a process waits for the chief's last word: why the run has failed, or nothing if it has not.
+
+    It is in a container of its own, and stays when a chief clears away what one before it has left.
+    """
+    with tf.container('lastword'):
+        return tf.FIFOQueue(1, tf.string, shared_name='last_word')
+
+
+def dismiss(cluster, failure):
+    """Has all processes but the chief end; those that are gone are left out."""
+    for job, index, address in others(cluster):
+        if can_be_reached(address):
+            with tf.Graph().as_default(), tf.device(task(job, index)):
+                word = last_word().enqueue(failure)
+                config = tf.ConfigProto(device_filters=[task(job, index)], operation_timeout_in_ms=5000)
+                try:
+                    with tf.Session(f'grpc://{address}', config=config) as session:
+                        session.run(word)
+                except tf.errors.OpError:
+                    print(f'{job} {index} at {address} does not answer; end it by hand', flush=True)
+
+
+# ------------------------------------------------------------------------------------------- the chief
+
+
+def lead(args, config, train, cluster):
+    """Trains on all machines; when a worker is lost, waits for it and goes on at the last checkpoint.
+
+    Raises:
+        UserError: a parameter server is lost, or what `train` raises.
+    """
+    failure = 'the chief has failed'
+    with utils.StopSignals():
+        server = start_server(config, cluster)
+        try:
+            wait_for_all(cluster)
+            births = find_births(server)
+            while True:
+                try:
+                    train(args, place_on_machines(cluster, server, args.batch_size))
+                    failure = ''
+                    return
+                except (UserError, *LOST) as error:
+                    check_parameter_servers(cluster, server, births)
+                    if isinstance(error, UserError):
+                        raise
+                    print(f'a worker is lost ({type(error).__name__}); the run goes on at its last checkpoint when it is '
+                          'back', flush=True)
+                    wait_for_all(cluster)
+                    check_parameter_servers(cluster, server, births)
+        except BaseException as error:
+            failure = f'the chief has ended the run: {error}'
+            raise
+        finally:
+            dismiss(cluster, failure)
+
+
+def others(cluster):
+    """(job, index, address) of all processes but the chief."""
+    return [(job, index, address) for job in ('worker', 'ps')
+            for index, address in enumerate(cluster.addresses[job])]
+
+
+def can_be_reached(address, seconds=5):
+    """Whether something listens at 'host:port'."""
+    host, port = address.rsplit(':', 1)
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), seconds).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def wait_for_all(cluster):
+    """Waits until all processes can be reached; says once which cannot."""
+    for job, index, address in others(cluster):
+        said = False
+        while not can_be_reached(address):
+            if not said:
+                print(f'waiting for {job} {index} at {address}', flush=True)
+            said = True
+            time.sleep(0.5)
+
+
+def list_devices(server):
+    """The devices of all processes, once all have answered."""
+    with tf.Graph().as_default(), tf.Session(server.target) as session:
+        session.run(tf.no_op())  # before it, a session has none
+        return session.list_devices()
+
+
+def find_births(server):
+    """A number for each process that it keeps as long as it lives: dict of task to int."""
+    return {device.name.split('/device:')[0]: device.incarnation for device in list_devices(server)
+            if device.name.endswith('/device:CPU:0')}
+
+
+def check_parameter_servers(cluster, server, births):
+    """Raises UserError if a parameter server is gone, or is another than it was: its variables are lost."""
+    gone = [index for index, address in enumerate(cluster.addresses['ps']) if not can_be_reached(address)]
+    if not gone and all(can_be_reached(address) for _, _, address in others(cluster)):
+        now = find_births(server)
+        gone = [index for index in range(len(cluster.addresses['ps']))
+                if now.get(task('ps', index)) != births[task('ps', index)]]
+    if gone:
+        raise UserError(f'parameter server {gone[0]} at {cluster.addresses["ps"][gone[0]]} is lost, and its variables '
+                        'with it; start all again: training resumes at the last checkpoint')
+
+
+def place_on_machines(cluster, server, batch_size):
+    """The Placement on all machines, whose devices are asked for; clears away what a run before has left there."""
+    tf.Session.reset(server.target, ['localhost'])  # TensorFlow's name for the container of all that names none
+    devices = [device.name for device in list_devices(server)]
+    towers = {}
+    for job in ('chief', 'worker'):
+        for index in range(len(cluster.addresses[job])):
+            mine = [name for name in devices if name.startswith(f'{task(job, index)}/device:')]
+            gpus = [name for name in mine if '/device:GPU:' in name]
+            towers[f'{task(job, index)}/device:CPU:0'] = gpus or [name for name in mine if '/device:CPU:' in name]
+    home = task('chief', 0)
+    servers = [f'{task("ps", index)}/device:CPU:0' for index in range(len(cluster.addresses['ps']))]
+    return Placement(server.target, home, share_out(batch_size, towers),
+                     servers or [towers[f'{home}/device:CPU:0'][0]])

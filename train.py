@@ -844,7 +844,7 @@ def main(argv=None):
         args.checkpoint_path = find_checkpoint(args.checkpoint_path)
     prepare_arithmetic(args)
     try:
-        train(args, distributed.place_here(args.num_gpus, args.batch_size))
+        distributed.run(args, session_config(args), train)
     except tf.errors.ResourceExhaustedError:
         raise UserError('out of memory: lower --batch_size or --crop_size') from None
 

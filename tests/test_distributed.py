@@ -54,7 +54,7 @@ def test_two_towers_are_one_of_the_whole_batch(monkeypatch, uneven_record, recip
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
         moved = np.linalg.norm(expected[name] - start[name])  # not so little that all would look alike
-        assert np.linalg.norm(found[name] - expected[name]) <= 0.005 * moved + 1e-6, name
+        assert np.linalg.norm(found[name] - expected[name]) <= 0.03 * moved + 1e-6, name
 
 
 def test_the_towers_of_a_test_differ_in_what_counts(uneven_record):
