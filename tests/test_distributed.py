@@ -1,9 +1,21 @@
 """Towers, and machines: several devices train as one."""
+import contextlib
+import csv
+import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import draw_pair, write_record
 
+import checkpoints
 import distributed
 import input_pipeline
 import recipes
@@ -11,6 +23,7 @@ import train
 import vgg
 from utils import UserError
 
+ROOT = os.path.dirname(train.__file__)
 NETWORK = train.Network(fc_channels=8)
 RATES = {'owner': 1e-4, 'paper': 1e-6, 'adamw': 1e-4, 'poly': 1e-2}  # at which one step moves weights visibly
 CLASS_WEIGHTS = np.linspace(0.2, 3, 21).astype(np.float32)
@@ -103,3 +116,116 @@ def test_variables_go_where_least_is_held():
     with tf.device(distributed.VariablesApart(['/device:CPU:0', '/device:CPU:1'])):
         sizes = [tf.get_variable(f'v{number}', [size]) for number, size in enumerate((5, 3, 1, 2, 1))]
     assert [variable.device[-1] for variable in sizes] == list('01110')
+
+
+# ------------------------------------------------------------------------------------------- several processes
+
+
+class Processes:
+    """train.py as chief, worker and parameter server on this machine; all are killed at the end of the `with`.
+
+    Args:
+        folder: pathlib.Path, for what they print. flags: list of str, of train.py.
+    """
+
+    def __init__(self, folder, flags):
+        self.folder, self.flags, self.running = folder, flags, {}
+        self.cluster = {job: [f'127.0.0.1:{port}'] for job, port in zip(('chief', 'worker', 'ps'), find_ports(3))}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for job in list(self.running):
+            self.kill(job)
+
+    def start(self, *jobs):
+        for job in jobs:
+            config = json.dumps({'cluster': self.cluster, 'task': {'type': job, 'index': 0}})
+            with open(self.folder / f'{job}.txt', 'a') as file:
+                self.running[job] = subprocess.Popen(
+                    [sys.executable, '-u', 'train.py', *self.flags], cwd=ROOT, stdout=file, stderr=file,
+                    env={**os.environ, 'TF_CONFIG': config, 'CUDA_VISIBLE_DEVICES': ''})
+
+    def kill(self, job):
+        process = self.running.pop(job)
+        process.kill()
+        process.wait()
+
+    def wait(self, job, seconds=120):
+        """The exit code of a process that ends by itself."""
+        try:
+            return self.running[job].wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f'{job} does not end: {self.text(job)[-3000:]}')
+
+    def wait_for_step(self, step, seconds=120):
+        """Waits until log.csv of the run in `folder` has a step of at least that number."""
+        deadline = time.monotonic() + seconds
+        while not any(number >= step for number in read_steps(self.folder)):
+            assert self.running['chief'].poll() is None and time.monotonic() < deadline, self.text('chief')[-3000:]
+            time.sleep(0.1)
+
+    def text(self, job):
+        return (self.folder / f'{job}.txt').read_text()
+
+
+def find_ports(number):
+    """Ports that are free."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in opened:
+            one.bind(('127.0.0.1', 0))
+        return [one.getsockname()[1] for one in opened]
+
+
+def read_steps(folder, name='log.csv'):
+    try:
+        with open(folder / 'train' / name, newline='') as file:
+            return [int(row['step']) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def make_flags(record, folder, max_steps, *more):
+    return ['--dataset_train', record, '--dataset_val', record, '--output_dir', str(folder), '--fc_channels', '8',
+            '--batch_size', '2', '--crop_size', '32', '--max_steps', str(max_steps), '--summary_steps', '0', *more]
+
+
+def test_workers_and_the_chief_may_die(tmp_path, record):
+    """A worker, then the chief are killed and started again; all that is written is written once."""
+    flags = make_flags(record, tmp_path, 60, '--log_steps', '1', '--save_steps', '5', '--val_steps', '20',
+                       '--eval_steps', '30')
+    with Processes(tmp_path, flags) as processes:
+        processes.start('ps', 'worker', 'chief')
+        processes.wait_for_step(7)
+        processes.kill('worker')
+        processes.start('worker')
+        processes.wait_for_step(32)
+        processes.kill('chief')
+        reached = max(read_steps(tmp_path))
+        processes.start('chief')
+        assert [processes.wait(job) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
+    told = processes.text('chief')
+    assert 'a worker is lost' in told
+    resumed = [int(step) for step in re.findall(r'resumed from \S*model\.ckpt-(\d+)', told)]
+    assert len(resumed) == 2 and 5 <= resumed[0] < 32 and reached - 6 <= resumed[1] <= reached + 1
+    assert read_steps(tmp_path) == list(range(1, 61)) and read_steps(tmp_path, 'eval.csv') == [30, 60]
+    with open(tmp_path / 'train' / 'log.csv', newline='') as file:
+        assert all(math.isfinite(float(row['loss'])) for row in csv.DictReader(file))
+    assert {name.split('_')[1] for name in os.listdir(tmp_path / 'eval')} == {'20', '40', '60'}
+    assert sorted(checkpoints.list_steps(tmp_path / 'train')) == [50, 55, 60]
+    for job in ('worker', 'ps'):
+        assert not re.search('checkpoint|step|eval', processes.text(job).replace('127.0.0.1', ''))
+    assert (tmp_path / 'index.html').exists()
+
+
+def test_a_parameter_server_that_dies_ends_the_run(tmp_path, record):
+    with Processes(tmp_path, make_flags(record, tmp_path, 1000, '--log_steps', '1', '--val_steps', '0')) as processes:
+        processes.start('ps', 'worker', 'chief')
+        processes.wait_for_step(3)
+        processes.kill('ps')
+        assert [processes.wait(job, 60) for job in ('chief', 'worker')] == [1, 1]
+    for job in ('chief', 'worker'):
+        last = processes.text(job).splitlines()[-1]
+        assert last.startswith('train.py: error: ') and 'parameter server 0 at 127.0.0.1:' in last
