@@ -76,6 +76,18 @@ def read_shapes(checkpoint):
         raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
 
 
+def whole_name(variable):
+    """A variable's name in a checkpoint, str. Of a part of a variable that is held in parts, it is that one's."""
+    whole = variable._get_save_slice_info()  # what tf.train.Saver looks at
+    return whole.full_name if whole else variable.op.name
+
+
+def whole_shape(variable):
+    """A variable's shape in a checkpoint, list of int; see whole_name."""
+    whole = variable._get_save_slice_info()
+    return list(whole.full_shape) if whole else variable.shape.as_list()
+
+
 def restore(session, checkpoint, variables):
     """Sets `variables` from the checkpoint, by name.
 
@@ -84,7 +96,7 @@ def restore(session, checkpoint, variables):
     """
     shapes = read_shapes(checkpoint)
     for variable in variables:
-        name, wanted = variable.op.name, variable.shape.as_list()
+        name, wanted = whole_name(variable), whole_shape(variable)
         if name not in shapes:
             raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
         if shapes[name] != wanted:

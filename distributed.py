@@ -121,6 +121,8 @@ def build_towers(placement, read, build):
         list of tensors, those of the whole batch.
     """
     batches, built = [], []
+    if len(placement.parameters) > 1:
+        cut_fc6(len(placement.parameters))
     place_variables = VariablesApart(placement.parameters)
     for machine in placement.machines:
         with tf.device(machine.reader):
@@ -145,6 +147,16 @@ def join(tensors):
 def add_up(tensors):
     """The sum of tensors; one stays what it is."""
     return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
+
+
+def cut_fc6(number):
+    """Has the graph hold fc6's kernel, three quarters of all weights, in so many parts along its output channels."""
+    def cut(getter, name, *args, **settings):
+        if name.endswith('/fc6/weights'):
+            settings['partitioner'] = tf.fixed_size_partitioner(number, axis=3)
+        return getter(name, *args, **settings)
+
+    tf.get_variable_scope().set_custom_getter(cut)
 
 
 class VariablesApart:
@@ -201,6 +213,16 @@ def compute_gradients(optimizer, losses):
         with tf.device(variable.device):
             gradients.append((add_up([gradient for gradient, _ in of_variable]), variable))
     return gradients
+
+
+def check_finite(variables):
+    """An op that fails if one of the variables is not finite; each is looked at where it is."""
+    checks = []
+    for variable in variables:
+        if variable.dtype.is_floating:
+            with tf.device(variable.device):
+                checks.append(tf.check_numerics(variable, variable.op.name))
+    return tf.group(checks)
 
 
 # ------------------------------------------------------------------------------------------- several machines
@@ -272,11 +294,12 @@ def start_server(config, cluster):
     try:
         return tf.train.Server(jobs, cluster.job, cluster.index, config=config)
     except tf.errors.OpError as error:
-        raise UserError(f'{address}: no server can be started there ({error.message.splitlines()[0][:200]}); is another '
-                        'program on that port?') from None
+        reason = error.message.splitlines()[0][:200]
+        raise UserError(f'{address}: no server can be started there ({reason}); is another program on that port?'
+                        ) from None
 
 
-# ------------------------------------------------------------------------------------------- workers and parameter servers
+# ------------------------------------------------------------------------------------------- its workers and servers
 
 
 def serve(args, config, cluster):
@@ -322,7 +345,7 @@ def dismiss(cluster, failure):
                     print(f'{job} {index} at {address} does not answer; end it by hand', flush=True)
 
 
-# ------------------------------------------------------------------------------------------- the chief
+# ------------------------------------------------------------------------------------------- its chief
 
 
 def lead(args, config, train, cluster):
@@ -346,8 +369,8 @@ def lead(args, config, train, cluster):
                     check_parameter_servers(cluster, server, births)
                     if isinstance(error, UserError):
                         raise
-                    print(f'a worker is lost ({type(error).__name__}); the run goes on at its last checkpoint when it is '
-                          'back', flush=True)
+                    print(f'a worker is lost ({type(error).__name__}); when it is back, the run goes on at its last '
+                          'checkpoint', flush=True)
                     wait_for_all(cluster)
                     check_parameter_servers(cluster, server, births)
         except BaseException as error:

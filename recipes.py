@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import augmentation
+import checkpoints
 import distributed
 import utils
 
@@ -174,8 +175,12 @@ def favour_biases(gradients, bias_rate):
 def decay_kernels(rate, gradients):
     """Ops that take a share `rate`, float32 scalar, off each convolution kernel once all gradients are known."""
     with tf.control_dependencies([gradient for gradient, _ in gradients]):
-        return [variable.assign_sub(rate * variable.read_value()) for _, variable in gradients
-                if variable.op.name.endswith('/weights')]
+        decays = []
+        for _, variable in gradients:
+            if checkpoints.whole_name(variable).endswith('/weights'):
+                with tf.device(variable.device):
+                    decays.append(variable.assign_sub(rate * variable.read_value()))
+        return decays
 
 
 def l2_decay(args):

@@ -234,8 +234,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
                              tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)))
         for gradient, variable in update.gradients])
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
-        check_finite = tf.group([tf.check_numerics(variable, variable.op.name) for variable in tf.global_variables()
-                                 if variable.dtype.is_floating])
+        check_finite = distributed.check_finite(tf.global_variables())
     return TrainingOps(update.train_op, loss, loss_per_pixel, update.learning_rate, histograms, ids, check_finite)
 
 

@@ -118,6 +118,37 @@ def test_variables_go_where_least_is_held():
     assert [variable.device[-1] for variable in sizes] == list('01110')
 
 
+@pytest.mark.parametrize('recipe', ['adamw', 'poly'])
+def test_variables_in_parts_train_as_whole_ones_and_share_checkpoints(monkeypatch, tmp_path, uneven_record, recipe):
+    """fc6 in two parts: its checkpoint is that of a whole one, and restored, it goes on from there."""
+    monkeypatch.setattr(vgg, 'dropout', lambda inputs, *_: inputs)
+    args = train.parse_args(['--recipe', recipe, '--batch_size', '2', '--dataset_train', uneven_record,
+                             '--learning_rate', str(RATES[recipe]), '--weight_decay', '0.1', '--num_gpus', '2',
+                             '--crop_size', '32'])
+    whole = distributed.place_here(2, 2)
+    found = {}
+    for name, placement in (('whole', whole), ('parts', whole._replace(parameters=['/CPU:0', '/CPU:1']))):
+        with tf.Graph().as_default():
+            ops = train.build_training(args, NETWORK, 6, 0, placement=placement)
+            train.build_predictor(NETWORK)
+            assert sum('fc6/weights' in variable.op.name for variable in tf.trainable_variables()) == (
+                1 if name == 'whole' else 2)
+            saver = tf.train.Saver()
+            with tf.Session(config=train.session_config(args)) as session:
+                session.run(tf.global_variables_initializer())
+                if found:
+                    checkpoints.restore(session, str(tmp_path / 'start-0'), tf.global_variables())
+                else:
+                    saver.save(session, str(tmp_path / 'start'), 0, write_meta_graph=False)
+                session.run([ops.train_op, ops.ids])
+                saver.save(session, str(tmp_path / name), 1, write_meta_graph=False)
+        reader = tf.train.load_checkpoint(str(tmp_path / f'{name}-1'))
+        found[name] = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+    assert found['whole'].keys() == found['parts'].keys()
+    for key, value in found['whole'].items():
+        np.testing.assert_allclose(found['parts'][key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
 # ------------------------------------------------------------------------------------------- several processes
 
 
