@@ -291,6 +291,8 @@ def start_server(config, cluster):
     """TensorFlow's server of this process; UserError if its port is not free."""
     jobs = {job: addresses for job, addresses in cluster.addresses.items() if addresses}
     address = cluster.addresses[cluster.job][cluster.index]
+    # What reads and what computes may wait for the other processes, whose requests need a thread meanwhile.
+    config.inter_op_parallelism_threads = max(config.inter_op_parallelism_threads, 8)
     try:
         return tf.train.Server(jobs, cluster.job, cluster.index, config=config)
     except tf.errors.OpError as error:

@@ -1,10 +1,12 @@
 """Towers, and machines: several devices train as one."""
 import contextlib
 import csv
+import ctypes
 import json
 import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +38,17 @@ def uneven_record(tmp_path_factory):
     for number, (_, label) in enumerate(pairs):
         label[:, 16 + 10 * number:] = 255
     return write_record(tmp_path_factory.mktemp('uneven') / 'uneven.record', pairs)
+
+
+@pytest.fixture(scope='module')
+def simple_record(tmp_path_factory):
+    """Blocks of three classes that differ in brightness: quickly learnt."""
+    random = np.random.RandomState(0)
+    pairs = []
+    for _ in range(8):
+        label = np.kron(random.choice(3, (2, 3)), np.ones((32, 32), int)).astype(np.uint8)
+        pairs.append((np.repeat(label[:, :, np.newaxis] * 120, 3, axis=2), label))
+    return write_record(tmp_path_factory.mktemp('simple') / 'simple.record', pairs)
 
 
 def take_steps(args, start, class_weights=None, steps=2):
@@ -176,7 +189,7 @@ class Processes:
             with open(self.folder / f'{job}.txt', 'a') as file:
                 self.running[job] = subprocess.Popen(
                     [sys.executable, '-u', 'train.py', *self.flags], cwd=ROOT, stdout=file, stderr=file,
-                    env={**os.environ, 'TF_CONFIG': config, 'CUDA_VISIBLE_DEVICES': ''})
+                    env={**os.environ, 'TF_CONFIG': config, 'CUDA_VISIBLE_DEVICES': ''}, preexec_fn=end_with_parent)
 
     def kill(self, job):
         process = self.running.pop(job)
@@ -201,6 +214,11 @@ class Processes:
         return (self.folder / f'{job}.txt').read_text()
 
 
+def end_with_parent():
+    """Has this process killed when the one that started it is: Linux's PR_SET_PDEATHSIG, which is 1."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def find_ports(number):
     """Ports that are free."""
     with contextlib.ExitStack() as stack:
@@ -216,6 +234,11 @@ def read_steps(folder, name='log.csv'):
             return [int(row['step']) for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
+
+
+def read_mean_iou(folder):
+    with open(folder / 'train' / 'eval.csv', newline='') as file:
+        return float(list(csv.DictReader(file))[-1]['mean_iou'])
 
 
 def make_flags(record, folder, max_steps, *more):
@@ -260,3 +283,19 @@ def test_a_parameter_server_that_dies_ends_the_run(tmp_path, record):
     for job in ('chief', 'worker'):
         last = processes.text(job).splitlines()[-1]
         assert last.startswith('train.py: error: ') and 'parameter server 0 at 127.0.0.1:' in last
+
+
+def test_three_processes_learn_what_one_learns(tmp_path, simple_record):
+    """Each from the same weights, for the same images: the examples are the same, what dropout drops is not."""
+    def flags(name, steps, *more):
+        return make_flags(simple_record, tmp_path / name, steps, '--log_steps', '50', '--val_steps', '0',
+                          '--batch_size', '4', '--crop_size', '64', '--fc_channels', '64', *more)
+
+    train.main(flags('start', 1))
+    further = ['--eval_steps', '80', '--learning_rate', '3e-4', '--checkpoint_path', str(tmp_path / 'start')]
+    train.main(flags('one', 80, *further))
+    with Processes(tmp_path, flags('three', 80, *further)) as processes:
+        processes.start('ps', 'worker', 'chief')
+        assert [processes.wait(job, 150) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
+    one, three = (read_mean_iou(tmp_path / name) for name in ('one', 'three'))
+    assert one > 0.8 and abs(one - three) < 0.03
