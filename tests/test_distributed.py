@@ -23,6 +23,7 @@ import input_pipeline
 import recipes
 import train
 import vgg
+from tools import measure_machines
 from utils import UserError
 
 ROOT = os.path.dirname(train.__file__)
@@ -160,6 +161,52 @@ def test_variables_in_parts_train_as_whole_ones_and_share_checkpoints(monkeypatc
     assert found['whole'].keys() == found['parts'].keys()
     for key, value in found['whole'].items():
         np.testing.assert_allclose(found['parts'][key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+# ------------------------------------------------------------------------------------------- TF_CONFIG
+
+
+@pytest.mark.parametrize('text', [
+    'no JSON', '[]', '{"cluster": 5}', '{"cluster": {"chief": ["a:1"]}}',
+    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 1}}',
+    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": -1}}',
+    '{"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"chief": ["a:1"], "evaluator": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
+    '{"cluster": {"chief": ["a"]}, "task": {"type": "chief", "index": 0}}'])
+def test_a_tf_config_that_cannot_be_used_is_named(monkeypatch, text):
+    monkeypatch.setenv('TF_CONFIG', text)
+    with pytest.raises(UserError, match=r'^TF_CONFIG.*unset it to train on this machine alone$'):
+        distributed.read_cluster()
+
+
+@pytest.mark.parametrize('text', ['', '{}', '{"cluster": {}}'])
+def test_without_a_cluster_this_machine_is_alone(monkeypatch, text):
+    monkeypatch.setenv('TF_CONFIG', text)
+    assert distributed.read_cluster() is None
+
+
+def test_a_cluster_is_read(monkeypatch):
+    monkeypatch.setenv('TF_CONFIG', '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "[::1]:3"]}, '
+                                    '"task": {"type": "worker", "index": 1}}')
+    assert distributed.read_cluster() == ({'chief': ['a:1'], 'worker': ['b:2', '[::1]:3'], 'ps': []}, 'worker', 1)
+
+
+# ------------------------------------------------------------------------------------------- what it costs
+
+
+def test_the_weights_on_paper_are_the_networks():
+    train.fcn(tf.zeros([1, 32, 32, 3]), NETWORK)
+    assert measure_machines.count_weights(8) == sum(v.shape.num_elements() for v in tf.trainable_variables())
+    assert round(measure_machines.count_weights(4096) / 1e6, 1) == 134.5
+
+
+def test_time_on_the_line():
+    assert measure_machines.seconds_moved(125e6, 3, 1e9, servers=1) == pytest.approx(2.0)  # 0.5 GB to two, and back
+    assert measure_machines.seconds_moved(125e6, 4, 1e9, servers=4) == pytest.approx(0.75)
+    rows = measure_machines.paper_rows(156.25e6, 10, [10])  # 0.625 GB, half a second each way at 10 Gbit/s
+    assert rows[0][:5] == ['10 Gbit/s', '10', 'on one', '10', '10'] and rows[1][4] == f'{20 / 1.5:.4g}'
 
 
 # ------------------------------------------------------------------------------------------- several processes
