@@ -173,6 +173,35 @@ class VariablesApart:
         return device
 
 
+def build_at_home(placement, build):
+    """Builds a network for the chief alone; where the variables are elsewhere, on copies of them.
+
+    Without these, each image that is predicted would have all weights come over the network again.
+
+    Args:
+        placement: Placement. build: function without arguments.
+
+    Returns:
+        what `build` returned.
+        list of ops that bring the copies up to date; empty where there are none.
+    """
+    if all(device.startswith(placement.home) for device in placement.parameters):
+        return build(), []
+    copies, updates = {}, []
+
+    def copy(getter, name, *args, **settings):
+        original = getter(name, *args, **settings)
+        if name not in copies:
+            shape = original.get_shape()
+            copies[name] = tf.Variable(lambda: tf.zeros(shape), trainable=False, shape=shape, name='copy',
+                                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+            updates.append(copies[name].assign(tf.convert_to_tensor(original)))
+        return copies[name]
+
+    with tf.variable_scope(tf.get_variable_scope(), custom_getter=copy):
+        return build(), updates
+
+
 def average(losses, weights):
     """The loss of a whole batch from those of its parts.
 

@@ -195,7 +195,7 @@ def loss_weights(labels, reduction, class_weights=None):
 TrainingOps = collections.namedtuple('TrainingOps',
                                      'train_op loss loss_per_pixel learning_rate histograms ids check_finite')
 Predictor = collections.namedtuple('Predictor', 'image probabilities network')
-TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor scored pictured')
+TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor fetch_weights scored pictured')
 
 
 def build_training(args, network, num_examples, start_step, class_weights=None, placement=distributed.HERE):
@@ -489,7 +489,8 @@ def train(args, placement=distributed.HERE):
                 return
             tf.set_random_seed(args.seed)
             training = build_training(args, network, num_examples, start_step, class_weights, placement)
-            graph = TrainingGraph(training, build_predictor(network),
+            predictor = distributed.build_at_home(placement, lambda: build_predictor(network))
+            graph = TrainingGraph(training, *predictor,
                                   *build_readers(args, num_val_examples, network.number_of_classes, start_step))
             print(recipes.describe(args), flush=True)
             with crf.start_processes(1) as pool, tf.Session(placement.target, config=session_config(args)) as session:
@@ -591,12 +592,14 @@ class Run:
         if step == self.start_step + 1 or due(step, self.args.log_steps) or step == self.args.max_steps:
             self.log.write(step)
         if due(step, self.args.val_steps):
+            self.session.run(self.graph.fetch_weights)
             confusion = validate(self.session, self.graph.predictor, self.graph.pictured, step, self.validations)
             self.watchdog.see_predictions(step, confusion, num_images=1)
 
     def evaluate(self, step):
         """Scores the whole validation record; a signal breaks it off, and the resumed run starts with it."""
         check_finite(self.session, self.graph.ops, self.kept, self.recent)
+        self.session.run(self.graph.fetch_weights)
         score, loss_per_pixel = score_record(self.session, self.graph.predictor, self.graph.scored, self.signals.check)
         self.evaluations.add(self.session, step, score, loss_per_pixel)
         self.watchdog.see_predictions(step, score.confusion, self.graph.scored.num_examples)

@@ -163,6 +163,27 @@ def test_variables_in_parts_train_as_whole_ones_and_share_checkpoints(monkeypatc
         np.testing.assert_allclose(found['parts'][key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+def test_the_chief_predicts_with_copies_of_variables_that_are_elsewhere():
+    network = train.Network(fc_channels=8)
+    elsewhere = distributed.HERE._replace(home='/CPU:0', parameters=['/CPU:1', '/CPU:2'])
+    distributed.cut_fc6(2)
+    near = train.build_predictor(network)
+    far, fetch_weights = distributed.build_at_home(elsewhere, lambda: train.build_predictor(network))
+    assert distributed.build_at_home(distributed.HERE, lambda: 'built') == ('built', [])
+    assert len(fetch_weights) == len(train.network_variables()) - 1  # fc6's two parts are one copy
+    assert not any('copy' in variable.name for variable in tf.global_variables())
+    image = np.random.RandomState(0).randint(0, 256, (1, 40, 50, 3))
+    kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for seed in range(2):
+            session.run(kernel.assign(np.random.RandomState(seed).normal(0, 0.1, kernel.shape.as_list())))
+            session.run(fetch_weights)
+            found, expected = (session.run(one.probabilities, {one.image: image}) for one in (far, near))
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            assert expected.std() > 1e-3
+
+
 # ------------------------------------------------------------------------------------------- TF_CONFIG
 
 
