@@ -262,7 +262,7 @@ Cluster.__doc__ = """What TF_CONFIG says.
 addresses: dict of 'chief', 'worker', 'ps' to lists of 'host:port'.
 job, index: str and int, which of them this process is.
 """
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)  # what a lost process causes
 TF_CONFIG_CURE = ('it is {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, "task": '
                   '{"type": "chief", "worker" or "ps", "index": 0}}; unset it to train on this machine alone')
 
@@ -287,7 +287,8 @@ def read_cluster():
     if mine is None or unknown or len(addresses['chief']) != 1:
         raise UserError(f'TF_CONFIG cannot be used: {TF_CONFIG_CURE}')
     for address in sum(addresses.values(), []):
-        if not re.fullmatch(r'.+:\d{1,5}', address):
+        port = re.fullmatch(r'.+:(\d{1,5})', address)
+        if not port or not 0 < int(port.group(1)) < 65536:
             raise UserError(f'TF_CONFIG: {address!r} is no host:port; {TF_CONFIG_CURE}')
     return cluster
 
@@ -385,30 +386,34 @@ def lead(args, config, train, cluster):
     Raises:
         UserError: a parameter server is lost, or what `train` raises.
     """
-    failure = 'the chief has failed'
+    failure = ''
     with utils.StopSignals():
         server = start_server(config, cluster)
         try:
             wait_for_all(cluster)
             births = find_births(server)
-            while True:
-                try:
-                    train(args, place_on_machines(cluster, server, args.batch_size))
-                    failure = ''
-                    return
-                except (UserError, *LOST) as error:
-                    check_parameter_servers(cluster, server, births)
-                    if isinstance(error, UserError):
-                        raise
-                    print(f'a worker is lost ({type(error).__name__}); when it is back, the run goes on at its last '
-                          'checkpoint', flush=True)
-                    wait_for_all(cluster)
-                    check_parameter_servers(cluster, server, births)
+            while not go_on(args, train, cluster, server, births):
+                wait_for_all(cluster)
         except BaseException as error:
-            failure = f'the chief has ended the run: {error}'
+            failure = f'the chief has ended the run: {(str(error) or type(error).__name__).splitlines()[0]}'
             raise
         finally:
             dismiss(cluster, failure)
+
+
+def go_on(args, train, cluster, server, births):
+    """Trains from the last checkpoint on. False if a worker was lost before the end."""
+    try:
+        check_parameter_servers(cluster, server, births)
+        train(args, place_on_machines(cluster, server, args.batch_size))
+        return True
+    except (UserError, *LOST) as error:
+        check_parameter_servers(cluster, server, births)
+        if isinstance(error, UserError):
+            raise
+        print(f'a worker is lost ({type(error).__name__}); when it is back, the run goes on at its last checkpoint',
+              flush=True)
+        return False
 
 
 def others(cluster):

@@ -195,6 +195,7 @@ def test_the_chief_predicts_with_copies_of_variables_that_are_elsewhere():
     '{"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}',
     '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
     '{"cluster": {"chief": ["a:1"], "evaluator": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
+    '{"cluster": {"chief": ["a:65536"]}, "task": {"type": "chief", "index": 0}}',
     '{"cluster": {"chief": ["a"]}, "task": {"type": "chief", "index": 0}}'])
 def test_a_tf_config_that_cannot_be_used_is_named(monkeypatch, text):
     monkeypatch.setenv('TF_CONFIG', text)
@@ -324,7 +325,7 @@ def test_workers_and_the_chief_may_die(tmp_path, record):
         processes.kill('worker')
         processes.start('worker')
         processes.wait_for_step(32)
-        processes.kill('chief')
+        processes.kill('chief')  # its worker and server wait for it
         reached = max(read_steps(tmp_path))
         processes.start('chief')
         assert [processes.wait(job) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
@@ -367,3 +368,17 @@ def test_three_processes_learn_what_one_learns(tmp_path, simple_record):
         assert [processes.wait(job, 150) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
     one, three = (read_mean_iou(tmp_path / name) for name in ('one', 'three'))
     assert one > 0.8 and abs(one - three) < 0.03
+
+
+def test_a_chief_that_is_stopped_keeps_its_step_and_ends_all(tmp_path, record):
+    """Without a parameter server: the chief holds the variables."""
+    with Processes(tmp_path, make_flags(record, tmp_path, 1000, '--log_steps', '1', '--val_steps', '0')) as processes:
+        del processes.cluster['ps']
+        processes.start('worker', 'chief')
+        processes.wait_for_step(3)
+        processes.running['chief'].terminate()
+        assert [processes.wait(job, 60) for job in ('chief', 'worker')] == [143, 1]
+    last = processes.text('worker').splitlines()[-1]
+    assert last.startswith('train.py: error: the chief has ended the run: stopped by SIGTERM after step ')
+    step, = checkpoints.list_steps(tmp_path / 'train')
+    assert step == max(read_steps(tmp_path))
