@@ -53,7 +53,7 @@ def find_reason(error):
     """What a TensorFlow error says went wrong, one line of str: the rest of its message tells of the graph."""
     of_graph = r'\{\{.*?\}\} *|^Error in user-defined function .* iterator: \S+: '
     lines = [re.sub(of_graph, '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
-             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:'))]
+             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:', 'From /job:'))]
     return next((line[:200] for line in lines if line), type(error).__name__)
 
 
