@@ -759,7 +759,9 @@ def session_config(args=None):
     config = tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
     rewrites = config.graph_options.rewrite_options
     rewrites.constant_folding = RewriterConfig.OFF  # it would keep Adam's first zeros for good: half a gigabyte
-    if args and not has_gpu():
+    if args and has_gpu():
+        config.device_count['GPU'] = distributed.count_devices(args.num_gpus)  # else a session takes all
+    elif args:
         config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
         config.device_count['CPU'] = distributed.count_devices(args.num_gpus)
     if args and args.xla:

@@ -126,6 +126,12 @@ def test_one_device_is_left_to_tensorflow():
     assert distributed.place_here(None, 5) == distributed.place_here(1, 5) == distributed.HERE
 
 
+@pytest.mark.parametrize('flags, number', [([], 8), (['--num_gpus', '1'], 1), (['--num_gpus', '3'], 3)])
+def test_a_session_takes_no_more_gpus_than_it_is_to(monkeypatch, flags, number):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind=None: [None] * 8)
+    assert dict(train.session_config(train.parse_args(flags)).device_count) == {'GPU': number}
+
+
 def test_variables_go_where_least_is_held():
     with tf.device(distributed.VariablesApart(['/device:CPU:0', '/device:CPU:1'])):
         sizes = [tf.get_variable(f'v{number}', [size]) for number, size in enumerate((5, 3, 1, 2, 1))]
