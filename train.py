@@ -493,7 +493,8 @@ def train(args, placement=distributed.HERE):
             graph = TrainingGraph(training, *predictor,
                                   *build_readers(args, num_val_examples, network.number_of_classes, start_step))
             print(recipes.describe(args), flush=True)
-            with crf.start_processes(1) as pool, tf.Session(placement.target, config=session_config(args)) as session:
+            with crf.start_processes(1) as pool, \
+                    distributed.open_session(placement, session_config(args), signals) as session:
                 initialise(session, resume_from, args.checkpoint_path, class_set)
                 session.run(graph.pictured.initializer)
                 run = Run(args, class_set, crf_parameters, graph, session, pool, signals, resume_from, start_step)

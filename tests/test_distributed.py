@@ -22,6 +22,7 @@ import distributed
 import input_pipeline
 import recipes
 import train
+import utils
 import vgg
 from tools import measure_machines
 from utils import UserError
@@ -219,6 +220,58 @@ def test_a_cluster_is_read(monkeypatch):
     monkeypatch.setenv('TF_CONFIG', '{"cluster": {"chief": ["a:1"], "worker": ["b:2", "[::1]:3"]}, '
                                     '"task": {"type": "worker", "index": 1}}')
     assert distributed.read_cluster() == ({'chief': ['a:1'], 'worker': ['b:2', '[::1]:3'], 'ps': []}, 'worker', 1)
+
+
+@pytest.mark.parametrize('number', [0, 2])
+def test_a_cluster_has_one_chief(monkeypatch, number):
+    """None, as Keras's convention has it, where worker 0 is the chief."""
+    monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': {'worker': ['a:1', 'b:1'], 'chief': ['c:1'] * number},
+                                                'task': {'type': 'worker', 'index': 0}}))
+    with pytest.raises(UserError, match=f'^TF_CONFIG has {number} chiefs, and must have one'):
+        distributed.read_cluster()
+
+
+# ------------------------------------------------------------------------------------------- what a chief looks at
+
+
+def test_who_cannot_be_reached():
+    port, = find_ports(1)
+    assert distributed.find_fault(f'127.0.0.1:{port}') == 'Connection refused'
+    with socket.create_server(('127.0.0.1', port)):
+        assert distributed.find_fault(f'127.0.0.1:{port}') is None
+
+
+def test_records_that_differ_are_told_apart(tmp_path):
+    first, second, third = (draw_pair(40, 40, number) for number in range(3))
+    found = []
+    for number, pairs in enumerate(([first, second], [first, second], [first, third], [first], [first] * 3)):
+        with tf.Session() as session:
+            found.append(tuple(session.run(input_pipeline.fingerprint(write_record(tmp_path / str(number), pairs)))))
+    assert [count for count, _ in found] == [2, 2, 2, 1, 3]
+    assert found[0] == found[1] and len(set(found)) == 4
+
+
+def test_a_worker_with_another_record_is_named(monkeypatch, record):
+    """Both on one server here: what each finds is made up."""
+    address = f'127.0.0.1:{find_ports(1)[0]}'
+    server = tf.train.Server({'chief': [address]}, 'chief', 0)
+    monkeypatch.setattr(distributed, 'ask', lambda *_: tf.Session(server.target))
+    marks = iter([(5, 1), (5, 1), (5, 1), (3, 2)])
+    monkeypatch.setattr(input_pipeline, 'fingerprint',
+                        lambda _: [tf.constant(number) for number in next(marks)])
+    cluster = distributed.Cluster({'chief': [address], 'worker': ['b:1'], 'ps': ['c:1']}, 'chief', 0)
+    distributed.check_records(cluster, record, whole=False)
+    with pytest.raises(UserError, match='worker 0 at b:1 has another file of that name, with 3 examples'):
+        distributed.check_records(cluster, record, whole=False)
+
+
+def test_a_signal_that_came_with_a_loss_ends_the_chief_too():
+    elsewhere = distributed.HERE._replace(target=tf.train.Server.create_local_server().target)
+    with pytest.raises(utils.Stopped, match='stopped by SIGTERM'), utils.StopSignals() as signals:
+        signals.hold()
+        with distributed.open_session(elsewhere, tf.ConfigProto(), signals):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise tf.errors.UnavailableError(None, None, 'lost')
 
 
 # ------------------------------------------------------------------------------------------- what it costs
