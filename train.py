@@ -280,10 +280,27 @@ def restore_fcn(session, checkpoint):
     The skips of a finer model than the run's keep their start: zero.
     """
     known, variables = read_shapes(checkpoint), network_variables()
-    new = [v for v in variables if v.op.name not in known and '_pool' in v.op.name]
-    restore(session, checkpoint, [v for v in variables if v not in new])
+    new = [v for v in variables
+           if v.op.name not in known and '_pool' in v.op.name and not is_scale_of_1(v, known)]
+    restore_run(session, checkpoint, [v for v in variables if v not in new])
     skips = [pool for pool in ('pool4', 'pool3') if any(pool in v.op.name for v in new)]
     print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
+
+
+def restore_run(session, checkpoint, variables):
+    """checkpoints.restore from the checkpoint of a run; those of runs from before skips had scales are taken too."""
+    known = read_shapes(checkpoint)
+    unscaled = [v for v in variables if is_scale_of_1(v, known)]
+    restore(session, checkpoint, [v for v in variables if v not in unscaled])
+    for variable in unscaled:
+        variable.load(1.0, session)
+
+
+def is_scale_of_1(variable, known):
+    """Whether a variable is the scale of a skip that a checkpoint with the variables `known` has without a scale."""
+    name = variable.op.name
+    return (name.startswith('vgg_16/fc8/scale_') and name not in known
+            and f'{name.replace("/scale_", "/conv_")}/weights' in known)
 
 
 def has_these_classes(checkpoint, class_set):
@@ -320,7 +337,7 @@ def load_predictor(session, checkpoint):
         UserError: the checkpoint is damaged, or not of this family.
     """
     predictor = build_predictor(read_network(checkpoint))
-    restore(session, checkpoint, network_variables())
+    restore_run(session, checkpoint, network_variables())
     return predictor
 
 
@@ -350,8 +367,8 @@ def initialise(session, resume_from, start_from, class_set):
     session.run(tf.global_variables_initializer())
     if resume_from:
         known = read_shapes(resume_from)
-        restore(session, resume_from, [variable for variable in tf.global_variables()
-                                       if variable.op.name in known or variable.op.name not in LOSS_SCALE])
+        restore_run(session, resume_from, [variable for variable in tf.global_variables()
+                                           if variable.op.name in known or variable.op.name not in LOSS_SCALE])
         print(f'resumed from {resume_from}')
     elif start_from and has_these_classes(start_from, class_set):
         restore_fcn(session, start_from)
@@ -742,6 +759,8 @@ def read_settings(folder):
 def check_same_network(args, class_set, train_dir):
     """Raises UserError if a run that is to be resumed has another network or optimiser than args."""
     before = read_settings(train_dir)
+    if before:  # what a run from before there were recipes does not tell is the owner's
+        before = {'model': 'fcn_8s', **recipes.RECIPES['owner'], **before}
     for name in ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer'):
         if name in before and before[name] != getattr(args, name):
             raise UserError(f'{train_dir}: its run has --{name} {before[name]}, now it is {getattr(args, name)}; give '

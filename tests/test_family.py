@@ -100,6 +100,57 @@ def run_with_seed(network, initialise):
             return session.run(logits)
 
 
+# ------------------------------------------------------------------------------------------- older runs
+
+
+@pytest.fixture
+def older(trained, tmp_path):
+    """The run `trained` as one from before there were scales and recipes has it."""
+    shutil.copytree(trained, tmp_path / 'older')
+    path = str(tmp_path / 'older' / 'train' / 'model.ckpt-3')
+    reader = tf.train.load_checkpoint(path)
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.Variable(reader.get_tensor(name), name=name)
+                     for name in reader.get_variable_to_shape_map() if '/scale_pool' not in name]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(variables).save(session, path, write_meta_graph=False)
+    settings = tmp_path / 'older' / 'train' / 'settings.json'
+    known = json.loads(settings.read_text())
+    settings.write_text(json.dumps({name: value for name, value in known.items() if name not in (
+        'model', 'recipe', 'optimizer', 'upsampling', 'skip_scales')}))
+    return tmp_path / 'older'
+
+
+def test_a_run_from_before_there_were_scales_has_scales_of_1(trained, older):
+    def predict(folder):
+        with tf.Graph().as_default(), tf.Session() as session:
+            predictor = train.load_predictor(session, train.find_checkpoint(str(folder)))
+            return train.predict_image(session, predictor, IMAGES[0])
+
+    checkpoint = train.find_checkpoint(str(older))
+    assert not any('scale' in name for name in train.read_shapes(checkpoint))
+    np.testing.assert_array_equal(predict(older), predict(trained))
+    _, variables = run(network('fcn_8s', skip_scales=(0.25, 0.5)),
+                       lambda session: train.initialise(session, None, checkpoint, classes.VOC))
+    assert [variables[f'vgg_16/fc8/scale_{pool}'] for pool in ('pool4', 'pool3')] == [1, 1]
+    np.testing.assert_array_equal(variables['vgg_16/fc8/conv_pool3/weights'],
+                                  tf.train.load_checkpoint(checkpoint).get_tensor('vgg_16/fc8/conv_pool3/weights'))
+
+
+def test_a_run_from_before_there_were_scales_is_resumed(record, older):
+    flags = short_run(record, older, '--max_steps', 4)
+    for flag, values, shown in (('--skip_scales', '0.25 0.5', r'\[1.0, 1.0\]'), ('--optimizer', 'adamw', 'adam')):
+        with pytest.raises(UserError, match=f'its run has {flag} {shown}, now it is '):
+            train.main([*flags, flag, *values.split()])
+    train.main(flags)
+    reader = tf.train.load_checkpoint(str(older / 'train'))
+    assert reader.get_tensor('global_step') == 4
+    assert [reader.get_tensor(f'vgg_16/fc8/scale_{pool}') for pool in ('pool4', 'pool3')] == [1, 1]
+
+
+# ------------------------------------------------------------------------------------------- upsampling, stages
+
+
 def test_fixed_upsampling_is_not_trained_but_kept(record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 2, '--eval_steps', 2, '--upsampling', 'fixed',
                          '--learning_rate', 0.01))
