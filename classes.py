@@ -67,9 +67,7 @@ def read_classes(path):
         UserError: the file is missing, no such list, or holds a name or a colour twice.
     """
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise UserError(f'--classes {path}: is no file; name a text file with one class a line')
-        with open(path, encoding='utf-8-sig') as file:
+        with utils.open_file(path, encoding='utf-8-sig') as file:
             lines = [' '.join(line.split()) for line in file.read(MAX_BYTES).splitlines() if line.strip()]
     except OSError as error:
         raise UserError(f'--classes {path}: {error.strerror}; name a text file with one class a line') from error
@@ -149,11 +147,11 @@ def read_side_file(record):
     """A record's side file, dict with `classes` as ClassSet; None if it has none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or cannot be read.
     """
     path = side_file(record)
     try:
-        with open(path, encoding='utf-8') as file:
+        with utils.open_file(path, encoding='utf-8') as file:
             content = json.loads(file.read(2 ** 20))
         content['classes'] = from_json(content['classes'])
         if any(not isinstance(count, int) or count < 0 for count in [content['images'], *content['pixels']]) or len(
@@ -162,6 +160,9 @@ def read_side_file(record):
         return content
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror}; mend that, or write the record again with convert_fcn_dataset.py'
+                        ) from None
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(f'{path}: damaged; write the record again with convert_fcn_dataset.py') from None
 

@@ -181,9 +181,7 @@ def read_ids(list_path, cure):
 def read_list(list_path, cure):
     """The lines of a split's file that are not empty, list of str; UserError as of read_ids, but for the ids."""
     try:
-        if os.path.exists(list_path) and not os.path.isfile(list_path):  # a pipe would be waited for
-            raise utils.UserError(f'{list_path} is no file: it must hold one image id a line')
-        with open(list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
+        with utils.open_file(list_path, encoding='utf-8-sig') as file:  # some editors put a byte order mark in front
             if os.fstat(file.fileno()).st_size > MAX_LIST_BYTES:
                 raise utils.UserError(f'{list_path} is larger than {MAX_LIST_BYTES >> 20} MB: it must hold one '
                                       'image id a line')

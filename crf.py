@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from pydensecrf import densecrf, eigen
 
+import utils
 from utils import UserError
 
 # A label takes part in an iteration if its probability reaches this somewhere in the image: first the network's, then
@@ -159,9 +160,7 @@ def read_parameters(path):
     if path is None:
         return DEFAULTS
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError('is no file')
-        with open(path, encoding='utf-8') as file:
+        with utils.open_file(path, encoding='utf-8') as file:
             return check_parameters(json.loads(file.read(2 ** 20)))
     except OSError as error:
         problem = error.strerror

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 import augmentation
 import dataset
 from dataset import IGNORE_LABEL
-from utils import UserError, is_control
+from utils import UserError, is_control, open_file
 
 # How to parse an example: what the network needs of the schema in dataset.py.
 FEATURES = {
@@ -92,9 +92,7 @@ def _read_serialized(record):
 
     Source: tensorflow/core/lib/io/record_reader.cc.
     """
-    if os.path.exists(record) and not os.path.isfile(record):  # a pipe would be waited for
-        raise _DamagedRecordError
-    with open(record, 'rb') as file:
+    with open_file(record) as file:
         left = os.fstat(file.fileno()).st_size
         while left:
             head = file.read(12)

@@ -139,12 +139,10 @@ def read_photo(path):
     Raises:
         UserError: it is no image, damaged, or too large; the message is one line with path and reason.
     """
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # a pipe would be waited for
-        raise UserError(f'{path}: no file')
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), utils.open_file(path) as file:
             warnings.simplefilter('ignore')  # of half-large pictures and odd metadata: neither harms
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(file, formats=FORMATS) as picture:
                 check_scans(path, picture)
                 ImageOps.exif_transpose(picture, in_place=True)  # each copy of the largest takes 0.7 GB
                 return to_rgb(picture)

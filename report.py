@@ -64,7 +64,7 @@ def read_table(path):
         list of dicts, column to float, or to None where there is no finite number. Empty if the file cannot be read.
     """
     try:
-        with open(path, encoding='utf-8', errors='replace', newline='') as file:
+        with utils.open_file(path, encoding='utf-8', errors='replace', newline='') as file:
             whole_lines = file.read().rpartition('\n')[0]
         header, *rows = csv.reader(io.StringIO(whole_lines))
     except (OSError, ValueError, csv.Error):
@@ -81,7 +81,7 @@ def read_table(path):
 def read_json(path):
     """The object in a JSON file; {} if it cannot be read or holds something else."""
     try:
-        with open(path, encoding='utf-8', errors='replace') as file:
+        with utils.open_file(path, encoding='utf-8', errors='replace') as file:
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
         return {}

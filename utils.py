@@ -297,6 +297,17 @@ class Score:
 # ------------------------------------------------------------------------------------------- files
 
 
+def open_file(path, encoding=None, **options):
+    """open() to read bytes, or text of an `encoding`, that takes nothing but a file.
+
+    Raises:
+        OSError: as open(), and for a folder, a device or a pipe, which would be waited for without end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, 'is no file', path)
+    return open(path, 'r' if encoding else 'rb', encoding=encoding, **options)
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Gives a temporary name to write to and renames it to `path` at the end: a full disk leaves no half file there."""
@@ -469,9 +480,10 @@ def run_program(main):
     except UserError as error:
         sys.exit(f'{program}: error: {error}')
     except OSError as error:
-        if error.errno in CURES and error.filename is not None:
-            sys.exit(f'{program}: error: {error.filename}: {error.strerror}; {CURES[error.errno]}')
-        sys.exit(f'{program}: error: {error}')
+        if error.filename is None:
+            sys.exit(f'{program}: error: {error}')
+        cure = f'; {CURES[error.errno]}' if error.errno in CURES else ''
+        sys.exit(f'{program}: error: {error.filename}: {error.strerror}{cure}')
     except Stopped as stop:
         for number in (signal.SIGINT, signal.SIGTERM):  # one more must not break off the ending
             signal.signal(number, signal.SIG_IGN)

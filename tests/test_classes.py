@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -77,6 +78,10 @@ def test_the_text_of_a_class_set_is_a_list_of_classes(tmp_path):
     assert classes.read_classes(write(tmp_path / 'classes.txt', classes.as_text(class_set))) == class_set
 
 
+def link_to_itself(path):
+    path.symlink_to(path.name)
+
+
 def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2)):
     return json.dumps({'classes': [{'name': name, 'colour': colour}], 'images': images, 'pixels': pixels})
 
@@ -88,6 +93,14 @@ def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2)):
 def test_a_damaged_side_file_is_named(tmp_path, content):
     write(tmp_path / 'a.record.json', content)
     with pytest.raises(UserError, match='a.record.json: damaged; write the record again'):
+        classes.read_side_file(str(tmp_path / 'a.record'))
+
+
+@pytest.mark.parametrize('make, told', [(os.mkfifo, 'is no file'), (os.mkdir, 'is no file'),
+                                        (link_to_itself, 'Too many')])
+def test_a_side_file_that_is_none_is_named(tmp_path, make, told):
+    make(tmp_path / 'a.record.json')
+    with pytest.raises(UserError, match=f'a.record.json: {told}.*; mend that, or write the record again'):
         classes.read_side_file(str(tmp_path / 'a.record'))
 
 

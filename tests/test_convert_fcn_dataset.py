@@ -677,7 +677,7 @@ def test_split_file_is_a_file_of_sane_size(voc):
         run(voc)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match='train.txt is no file'):
+    with pytest.raises(UserError, match='train.txt: is no file: name another list by --train_split'):
         run(voc)
 
 

@@ -139,7 +139,7 @@ def list_that_is_huge(folder):
     os.truncate(list_of(folder), 10 ** 12)
 
 
-@hostile('convert', 'train.txt is no file')
+@hostile('convert', 'train.txt: is no file')
 def list_that_is_a_pipe(folder):
     list_of(folder).unlink()
     os.mkfifo(list_of(folder))
@@ -324,7 +324,7 @@ def record_whose_field_is_longer_than_it(folder):
     write_payload(folder, b'\x0a\xff\xff\xff\xff\x07')
 
 
-@hostile('train', 'bad.record: not a TFRecord file')
+@hostile('train', 'bad.record: cannot be read (is no file); write it with convert')
 def record_that_is_a_pipe(folder):
     os.mkfifo(folder / 'bad.record')
 
@@ -423,7 +423,7 @@ def photo_with_a_chunk_that_claims_2_gigabytes(folder):
     (folder / 'photo').write_bytes(png(70, 50, chunk(b'IDAT', b'xx', length=2 ** 31 - 1)))
 
 
-@hostile('predict', 'photo: no file')
+@hostile('predict', 'photo: is no file')
 def photo_that_is_a_pipe(folder):
     os.mkfifo(folder / 'photo')
 

@@ -192,7 +192,7 @@ def test_bad_flags_are_one_line(argv, expected, capsys):
     ('return None', 0, ''),
     ('return 3', 3, ''),
     ('raise utils.UserError("a.png: no such file")', 1, '-c: error: a.png: no such file\n'),
-    ('open("/no/such/file")', 1, "-c: error: [Errno 2] No such file or directory: '/no/such/file'\n"),
+    ('open("/no/such/file")', 1, '-c: error: /no/such/file: No such file or directory\n'),
     ('raise KeyboardInterrupt', 130, ''),
 ])
 def test_run_program_ends_with_one_line_and_a_code(body, code, line):
