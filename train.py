@@ -748,11 +748,11 @@ def read_settings(folder):
     """
     path = os.path.join(folder, 'settings.json')
     try:
-        with open(path, encoding='utf-8') as file:
+        with utils.open_file(path, encoding='utf-8') as file:
             return dict(json.load(file))
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f'{path}: not the settings of a run; remove it') from None
 
 

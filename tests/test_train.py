@@ -425,12 +425,18 @@ def test_settings_keep_where_vgg_came_from(tmp_path):
     assert origin(resume_from='model.ckpt-3') == 'b.ckpt'
 
 
-@pytest.mark.parametrize('text', ['not JSON', '3'])
+@pytest.mark.parametrize('text', ['not JSON', '3', '[' * 100000])
 def test_damaged_settings_are_named(tmp_path, text):
     (tmp_path / 'settings.json').write_text(text)
     with pytest.raises(UserError, match='settings.json: not the settings of a run; remove it'):
         train.read_settings(str(tmp_path))
     assert train.read_settings(str(tmp_path / 'nowhere')) == {}
+
+
+def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'settings.json')
+    with pytest.raises(OSError, match='is no file'):
+        train.read_settings(str(tmp_path))
 
 
 # ------------------------------------------------------------------------------------------- scores and OUT/best
