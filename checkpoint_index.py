@@ -32,6 +32,8 @@ def check_index(checkpoint):
         OSError: it cannot be read.
     """
     path = checkpoint + '.index'
+    if os.path.exists(checkpoint) and not os.path.isfile(checkpoint):  # a pipe would be waited for
+        raise ValueError(f'{checkpoint} is no file')
     if not os.path.exists(path):
         return
     if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:

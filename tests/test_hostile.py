@@ -529,6 +529,46 @@ def checkpoint_that_is_a_pickle(folder):
     (folder / 'bad.ckpt').write_bytes(pickle.dumps(Planted(str(folder / 'planted'))))
 
 
+def write_old_checkpoint(folder):
+    """Writes folder/bad.ckpt in the old form, one file, as the published weights have it; returns its path."""
+    path = folder / 'bad.ckpt'
+    with tf.Session() as session:
+        variable = tf.Variable(tf.random.uniform([9000]), name='vgg_16/fc6/weights')
+        session.run(variable.initializer)
+        saver = tf.train.Saver([variable], write_version=tf.train.SaverDef.V1)
+        saver.save(session, str(path), write_meta_graph=False)
+    return path
+
+
+@hostile('predict', 'bad.ckpt: variable vgg_16/fc8/weights is missing')
+def old_checkpoint_of_another_network(folder):
+    write_old_checkpoint(folder)
+
+
+@hostile('train', DAMAGED)
+def old_checkpoint_that_ends_early(folder):
+    path = write_old_checkpoint(folder)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@hostile('evaluate', DAMAGED)
+def old_checkpoint_with_a_wrong_checksum(folder):
+    path = write_old_checkpoint(folder)
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+
+
+@hostile('predict', DAMAGED)
+def checkpoint_of_random_bytes(folder):
+    (folder / 'bad.ckpt').write_bytes(np.random.RandomState(0).bytes(10 ** 5))
+
+
+@hostile('evaluate', DAMAGED)
+def checkpoint_that_is_a_pipe(folder):
+    os.mkfifo(folder / 'bad.ckpt')
+
+
 # ------------------------------------------------------------------------------------------- weight files
 
 
