@@ -21,11 +21,13 @@ import time
 
 import tqdm
 
+import convert_fcn_dataset
 import utils
 from benchmarks import measure, tables
 from benchmarks.rows import ROWS, Plan
 from utils import UserError
 
+WRONG_FOLDER = 'name a folder in the layout of VOC by --data_dir'
 DRAWN = {'train': 800, 'val': 200}  # pictures of the drawn data set
 
 # ------------------------------------------------------------------------------------------- data
@@ -49,7 +51,7 @@ class Data:
 
     def ids(self):
         """Two lists of str: ids of train and val."""
-        return [read_words(list_path) for list_path, _ in self.splits()]
+        return [convert_fcn_dataset.read_ids(list_path, WRONG_FOLDER) for list_path, _ in self.splits()]
 
     def num_images(self):
         return sum(map(len, self.ids()))
@@ -65,15 +67,6 @@ class Data:
         num_train, num_val = map(len, self.ids())
         return (f'{self.origin or self.folder}: {num_train} training images (list {self.train_split}, masks '
                 f'{self.train_label_dir}), {num_val} validation images')
-
-
-def read_words(path):
-    """The words of a text file; UserError if it cannot be read."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            return file.read().split()
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}: name a folder in the layout of VOC by --data_dir') from None
 
 
 def find_data(data_dir, output_dir, num_drawn):

@@ -126,9 +126,10 @@ def test_the_earlier_converter_gives_the_labels_of_the_masks(voc, tmp_path):
     from benchmarks import earlier_convert
     record = str(tmp_path / 'val.record')
     list_path = os.path.join(voc, 'ImageSets', 'Segmentation', 'val.txt')
+    _, ids = run.Data(voc).ids()
     earlier_convert.convert(os.path.join(voc, 'JPEGImages'), os.path.join(voc, 'SegmentationClass'), list_path, record)
     seen = set()
-    for serialized, name in zip(tf.io.tf_record_iterator(record), run.read_words(list_path), strict=True):
+    for serialized, name in zip(tf.io.tf_record_iterator(record), ids, strict=True):
         feature = tf.train.Example.FromString(serialized).features.feature
         labels = np.frombuffer(feature['image/label'].bytes_list.value[0], np.uint8).reshape(60, 80)
         with Image.open(os.path.join(voc, 'SegmentationClass', name + '.png')) as mask:

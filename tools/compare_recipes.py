@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from matplotlib.figure import Figure
 
+import convert_fcn_dataset
 import report
 import train
 import utils
@@ -80,7 +81,8 @@ def write_lists(data_dir, folder):
     for name in ('JPEGImages', 'SegmentationClass'):
         if not os.path.lexists(os.path.join(folder, name)):
             os.symlink(os.path.abspath(os.path.join(data_dir, name)), os.path.join(folder, name))
-    ids = {split: read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'))
+    ids = {split: convert_fcn_dataset.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
+                                               "--data_dir must be a folder in VOC's layout")
            for split in ('train', 'val')}
     films = [list(film) for _, film in itertools.groupby(ids['train'], key=lambda image_id: image_id[:6])]
     if len(films) > len(ids['train']) / HELD_OUT:  # no films
@@ -89,14 +91,6 @@ def write_lists(data_dir, folder):
              'held_out': [each for film in films for each in film[-(len(film) // HELD_OUT):]], 'val': ids['val']}
     for name, names in split.items():
         utils.save_text(os.path.join(lists, f'{name}.txt'), '\n'.join(names) + '\n')
-
-
-def read_ids(path):
-    try:
-        with open(path, encoding='utf-8') as file:
-            return file.read().split()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; --data_dir must be a folder in VOC's layout") from None
 
 
 # ------------------------------------------------------------------------------------------- programs
