@@ -31,7 +31,7 @@ import pictures
 import sbd
 import utils
 from dataset import IGNORE_LABEL, make_example, write_example
-from dataset_doctor import Finding, Pair
+from dataset_doctor import SMALL_SIDE, Finding, Pair
 from pictures import BadFileError
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png')
@@ -267,10 +267,19 @@ def describe_mismatch(label_path, image_size, label_size):
     return '{}: is {} x {} pixels, its image {} x {}'.format(label_path, *label_size, *image_size)
 
 
+def describe_shrinking(path, size, scale):
+    """The problem of an image, (width, height), that `scale` makes too small to learn from; '' if it does not."""
+    width, height = pictures.scaled_size(size, scale)
+    if min(width, height) >= SMALL_SIDE or min(size) < SMALL_SIDE:  # what is small by itself is not --scale's fault
+        return ''
+    return (f'--scale {scale:g}: makes {path} {width} x {height} pixels, and fewer than {SMALL_SIDE} on a side are one '
+            'to the network; take a larger one')
+
+
 def convert_pair(split, image_id, class_set, scale):
     """One image and its mask, `scale` times as large, as `Converted`.
 
-    A pair that cannot be used becomes its `problem`, never an exception.
+    A pair that cannot be used becomes its `problem`. UserError if it is `scale` that makes it so.
     """
     image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
     try:
@@ -278,6 +287,8 @@ def convert_pair(split, image_id, class_set, scale):
         label = read_label(split, label_path, class_set)
         if photo.size != label.size:
             return Converted(problem=describe_mismatch(label_path, photo.size, label.size))
+        if problem := describe_shrinking(image_paths[0], photo.size, scale):
+            raise utils.UserError(problem)
         if scale < 1:
             photo, label = pictures.scale_image(photo, scale, image_paths[0]), pictures.scale_label(label, scale)
     except BadFileError as error:
@@ -309,13 +320,15 @@ def map_in_order(function, items, num_workers):
 # ------------------------------------------------------------------------------------------- --check
 
 
-def look_at_pair(split, class_set, image_id):
+def look_at_pair(split, class_set, scale, image_id):
     """An image and its mask as a `dataset_doctor.Pair`; whatever is wrong becomes its faults, never an exception."""
     image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
     faults, image, mask = [], {}, {}
     try:
         photo = read_image(split, image_paths, coarse=True)
         image = {'size': photo.size, 'checksum': google_crc32c.value(photo.picture.convert('RGB').tobytes())}
+        if problem := describe_shrinking(image_paths[0], photo.size, scale):
+            faults.append(Finding('too small', problem))
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
     try:
@@ -338,7 +351,7 @@ def look_at_mask(path, pixels, class_set):
             'odd_palette': dataset_doctor.describe_palette(path, pixels, class_set) if kind == 'palette' else ''}
 
 
-def check(splits, class_set, num_workers):
+def check(splits, class_set, scale, num_workers):
     """Looks at all that the lists name, and at the lists; stops at nothing but a list that cannot be read.
 
     Returns:
@@ -351,7 +364,7 @@ def check(splits, class_set, num_workers):
     faults += [Finding('id in both lists', problem) for problem in find_overlap(splits, usable[:2])]
     merged, pairs = merge_lists(usable), []
     for split, ids in zip(splits, merged):
-        results = map_in_order(functools.partial(look_at_pair, split, class_set), ids, num_workers)
+        results = map_in_order(functools.partial(look_at_pair, split, class_set, scale), ids, num_workers)
         pairs.append(list(tqdm(results, desc=f'looking at {split.list_name}', total=len(ids), unit='image')))
     listed = [len(ids) + len(after) - len(before) for ids, before, after in zip(lists, usable, merged)]
     return dataset_doctor.diagnose(class_set, [split.list_name for split in splits], listed, faults, pairs,
@@ -488,7 +501,7 @@ def main(argv=None):
         print(f'note: the classes are taken for those of VOC; for others there is --classes {list_of_classes}',
               file=sys.stderr)
     if args.check:
-        tell(check(splits, class_set, args.num_workers), args.check_json)
+        tell(check(splits, class_set, args.scale, args.num_workers), args.check_json)
         return
     ids_by_list = [read_ids(*source) for source in find_lists(splits)]
     check_disjoint(splits, ids_by_list[:2])

@@ -22,7 +22,7 @@ def write_data(folder, train_ids, val_ids):
     for name in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
         (folder / name).mkdir(parents=True)
     for number, name in enumerate([*train_ids, *val_ids]):
-        image, label = draw_pair(40, 48, number)
+        image, label = draw_pair(64, 80, number)
         Image.fromarray(image).save(folder / 'JPEGImages' / f'{name}.jpg')
         Image.fromarray(label).save(folder / 'SegmentationClass' / f'{name}.png')
     for split, ids in (('train', train_ids), ('val', val_ids)):

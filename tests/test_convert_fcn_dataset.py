@@ -373,7 +373,7 @@ def test_scaled_pictures_are_area_means_and_nearest_labels(voc):
     assert label_of(example).tolist() == [[7, 9, 11], [19, 255, 255]]
 
 
-@pytest.mark.parametrize('scale, height, width', [(0.01, 1, 1), (0.9, 45, 63), (0.33, 16, 23), (1, 50, 70)])
+@pytest.mark.parametrize('scale, height, width', [(0.65, 32, 46), (0.9, 45, 63), (1, 50, 70)])
 def test_scaled_sides_are_rounded_and_labels_stay_with_the_image(voc, scale, height, width):
     """Where the image's halves meet the mask's do: a grey value's class is that of the pixel below its centre."""
     mask = np.repeat(np.arange(70)[np.newaxis] * 20 // 70, 50, axis=0).astype(np.uint8)
@@ -384,7 +384,19 @@ def test_scaled_sides_are_rounded_and_labels_stay_with_the_image(voc, scale, hei
     assert image.shape[:2] == label_of(example).shape == (height, width)
     centres = [int((column + 0.5) * 70 / width) * 20 // 70 for column in range(width)]
     np.testing.assert_array_equal(label_of(example), np.tile(centres, (height, 1)))
-    assert np.abs(image[:, :, 0].astype(int) - 12 * label_of(example)).mean() < (130 if scale == 0.01 else 6)
+    assert np.abs(image[:, :, 0].astype(int) - 12 * label_of(example)).mean() < 6
+
+
+@pytest.mark.parametrize('scale, size', [('0.0001', '1 x 1'), ('0.62', '43 x 31')])
+def test_a_scale_that_leaves_nothing_to_see_is_refused(voc, scale, size):
+    """Of an image of 70 x 50; those of 4 x 3 beside it are small by themselves."""
+    write_palette_mask(mask_of(voc, 'b'), np.zeros((50, 70), np.uint8))
+    Image.new('RGB', (70, 50)).save(jpeg_of(voc, 'b'))
+    with pytest.raises(UserError, match=f'^--scale {scale}: makes .*b.jpg {size} pixels, .*; take a larger one$'):
+        run(voc, '--scale', scale, '--skip_bad')
+    assert_no_records(voc.parent / 'out')
+    with pytest.raises(UserError, match='^1 fault: '):
+        convert.main(['--data_dir', str(voc), '--check', '--scale', scale])
 
 
 def test_a_scaled_record_counts_the_scaled_pixels(voc, capfd):
