@@ -241,6 +241,17 @@ def test_who_cannot_be_reached():
         assert distributed.find_fault(f'127.0.0.1:{port}') is None
 
 
+def test_a_process_that_falls_silent_is_told_of_once(capsys):
+    port, = find_ports(1)
+    cluster = distributed.Cluster({'chief': ['a:1'], 'worker': [f'127.0.0.1:{port}'], 'ps': []}, 'chief', 0)
+    with socket.create_server(('127.0.0.1', port)) as worker, distributed.watch(cluster, seconds=0.01):
+        time.sleep(0.1)
+        assert capsys.readouterr().out == ''
+        worker.close()
+        time.sleep(0.2)
+    assert capsys.readouterr().out == f'worker 0 at 127.0.0.1:{port} cannot be reached (Connection refused)\n'
+
+
 def test_records_that_differ_are_told_apart(tmp_path):
     first, second, third = (draw_pair(40, 40, number) for number in range(3))
     found = []
