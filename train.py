@@ -5,6 +5,7 @@
 Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
 """
 import collections
+import copy
 import json
 import math
 import os
@@ -489,6 +490,8 @@ def train(args, placement=distributed.HERE):
         utils.Stopped: by Ctrl-C or SIGTERM; the step that was reached is kept.
     """
     with utils.StopSignals() as signals:
+        args = copy.copy(args)  # what was given is looked up anew when a worker was lost
+        args.checkpoint_path = args.checkpoint_path and find_checkpoint(args.checkpoint_path)
         num_examples = input_pipeline.count_examples(args.dataset_train, whole=args.crop_size == 0)
         num_val_examples = input_pipeline.count_examples(args.dataset_val, whole=True)
         class_set = find_training_classes(args)
@@ -864,8 +867,6 @@ def quiet_tensorflow():
 def main(argv=None):
     args = parse_args(argv)
     quiet_tensorflow()
-    if args.checkpoint_path:
-        args.checkpoint_path = find_checkpoint(args.checkpoint_path)
     prepare_arithmetic(args)
     try:
         distributed.run(args, session_config(args), train)
