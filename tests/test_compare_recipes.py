@@ -44,11 +44,6 @@ def test_the_last_sixth_of_each_film_is_held_out(tmp_path):
     assert (tmp_path / 'voc' / 'JPEGImages' / '0001TP_000.jpg').exists()
 
 
-def test_a_folder_that_is_no_data_is_named(tmp_path):
-    with pytest.raises(utils.UserError, match='train.txt: No such file or directory: --data_dir must be'):
-        compare_recipes.write_lists(str(tmp_path), str(tmp_path / 'voc'))
-
-
 def test_without_films_the_last_sixth_of_the_list_is_held_out(tmp_path):
     photos = [f'20{year:02}00_{year}' for year in range(12)]
     write_data(tmp_path / 'data', photos, ['x'])
@@ -102,7 +97,7 @@ def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
 
 
 def test_missing_data_is_named(tmp_path):
-    with pytest.raises(utils.UserError, match='train.txt: No such file or directory; --data_dir must be a folder in'):
+    with pytest.raises(utils.UserError, match='train.txt: No such file or directory: --data_dir must be a folder in'):
         compare_recipes.main(['--data_dir', str(tmp_path), '--output_dir', str(tmp_path / 'out')])
 
 
