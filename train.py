@@ -217,7 +217,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
     def build_tower(number, images, labels, ids):
         step = tf.train.get_or_create_global_step()
         # Towers drop different places, each the same ones again when the run is resumed.
-        dropout_seed = tf.stack([tf.constant(args.seed, tf.int64), step + (number << 32) if number else step])
+        dropout_seed = tf.stack([tf.constant(args.seed, tf.int64), step + (number << 32)])
         logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(args), dropout_seed=dropout_seed)
         return (*segmentation_loss(logits, labels, args.loss, class_weights),
                 *loss_weights(labels, args.loss, class_weights))

@@ -1,5 +1,4 @@
 """Towers, and machines: several devices train as one."""
-import contextlib
 import csv
 import ctypes
 import json
@@ -25,6 +24,7 @@ import train
 import utils
 import vgg
 from tools import measure_machines
+from tools.measure_machines import find_ports
 from utils import UserError
 
 ROOT = os.path.dirname(train.__file__)
@@ -356,15 +356,6 @@ class Processes:
 def end_with_parent():
     """Has this process killed when the one that started it is: Linux's PR_SET_PDEATHSIG, which is 1."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def find_ports(number):
-    """Ports that are free."""
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in opened:
-            one.bind(('127.0.0.1', 0))
-        return [one.getsockname()[1] for one in opened]
 
 
 def read_steps(folder, name='log.csv'):
