@@ -25,14 +25,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import classes
-import dataset_doctor
-import pictures
-import sbd
 import utils
-from dataset import IGNORE_LABEL, make_example, write_example
-from dataset_doctor import SMALL_SIDE, Finding, Pair
-from pictures import BadFileError
+from datasets import check as dataset_doctor
+from datasets import classes, pictures, sbd
+from datasets.check import SMALL_SIDE, Finding, Pair
+from datasets.pictures import BadFileError
+from datasets.records import IGNORE_LABEL, make_example, write_example
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png')
 MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters

@@ -19,14 +19,13 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from matplotlib.figure import Figure
 
-import checkpoints
-import classes
-import crf
-import inference
-import input_pipeline
-import report
 import train
 import utils
+from datasets import batches, classes
+from inference import averaging, crf
+from inference.scores import BOUNDARY_WIDTH, Score, accuracy_per_class, iou_per_class
+from report import page
+from training import checkpoints
 from utils import UserError
 
 PICTURED = 4  # so many of the worst and of the best images are shown
@@ -40,7 +39,7 @@ Evaluation.__doc__ = """What evaluate() found.
 
 class_set: classes.ClassSet.
 filenames: list of str, the record's images in its order.
-scores: dict, 'plain' and, if asked for, 'crf' to utils.Score.
+scores: dict, 'plain' and, if asked for, 'crf' to Score.
 worst, best: lists of Sample, those with the lowest and the highest mean IoU first; a short record's are in both.
 """
 Sample = collections.namedtuple('Sample', 'filename image label predictions mean_ious')
@@ -57,7 +56,7 @@ def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, sca
         with_crf: bool, refine every prediction and score that too.
         num_workers: int, processes that refine beside the network.
         classes_file: str or None, see find_classes.
-        scales, flip: see inference.average_probabilities.
+        scales, flip: see averaging.average_probabilities.
         crf_parameters: crf.Parameters.
 
     Returns:
@@ -66,10 +65,10 @@ def evaluate(checkpoint, record, with_crf, num_workers=1, classes_file=None, sca
     Raises:
         UserError: the checkpoint or the record is damaged, they are of other classes, or memory ran out.
     """
-    num_examples = input_pipeline.count_examples(record, whole=True)
+    num_examples = batches.count_examples(record, whole=True)
     class_set = find_classes(checkpoint, record, classes_file)
     names = ('plain', 'crf') if with_crf else ('plain',)
-    found = Evaluation(class_set, [], {name: utils.Score(len(class_set.names)) for name in names}, [], [])
+    found = Evaluation(class_set, [], {name: Score(len(class_set.names)) for name in names}, [], [])
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
         reader = train.build_reader(record, num_examples, len(class_set.names))
@@ -155,9 +154,9 @@ def refine_beside(predictions, num_workers, crf_parameters=crf.DEFAULTS):
 
 
 def summarise(score, filenames, class_names):
-    """A utils.Score as what metrics.json holds of it; see README."""
-    by_class = {'per_class_iou': utils.iou_per_class(score.confusion),
-                'per_class_accuracy': utils.accuracy_per_class(score.confusion)}
+    """A Score as what metrics.json holds of it; see README."""
+    by_class = {'per_class_iou': iou_per_class(score.confusion),
+                'per_class_accuracy': accuracy_per_class(score.confusion)}
     return {**{name: known(value) for name, value in score.figures().items()},
             **{name: {class_name: known(value) for class_name, value in zip(class_names, values)}
                for name, values in by_class.items()},
@@ -187,7 +186,7 @@ def make_scorecard(checkpoint, found, args):
             'settings': settings or None,
             'scales': list(args.scales), 'flip': args.flip,
             'crf_parameters': args.crf_params._asdict() if args.crf else None,
-            'boundary_width_pixels': utils.BOUNDARY_WIDTH,
+            'boundary_width_pixels': BOUNDARY_WIDTH,
             'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
 
 
@@ -301,24 +300,24 @@ def draw_confusion(path, confusion, class_names, title):
 
 FIGURE_TITLES = {'mean_iou': 'mean IoU', 'pixel_accuracy': 'pixel accuracy', 'mean_accuracy': 'mean accuracy',
                  'frequency_weighted_iou': 'frequency-weighted IoU',
-                 'boundary_iou': f'boundary IoU ({utils.BOUNDARY_WIDTH} px)'}
+                 'boundary_iou': f'boundary IoU ({BOUNDARY_WIDTH} px)'}
 
 
 def print_scores(scores, class_names):
-    """Prints IoU and accuracy of each class, then the figures over all; two columns for each utils.Score.
+    """Prints IoU and accuracy of each class, then the figures over all; two columns for each Score.
 
     Args:
-        scores: dict of 'plain' and perhaps 'crf' to utils.Score.
+        scores: dict of 'plain' and perhaps 'crf' to Score.
         class_names: tuple of str.
     """
     columns = [['', *class_names, *FIGURE_TITLES.values()]]
     for name, score in scores.items():
         figures = score.figures()
         columns.append(['IoU with CRF' if name == 'crf' else 'IoU',
-                        *map(format_score, utils.iou_per_class(score.confusion)),
+                        *map(format_score, iou_per_class(score.confusion)),
                         *(format_score(figures[figure]) for figure in FIGURE_TITLES)])
         columns.append(['acc. with CRF' if name == 'crf' else 'accuracy',
-                        *map(format_score, utils.accuracy_per_class(score.confusion)), *[''] * len(FIGURE_TITLES)])
+                        *map(format_score, accuracy_per_class(score.confusion)), *[''] * len(FIGURE_TITLES)])
     width = max(map(len, columns[0])) + 2
     for name, *cells in zip(*columns):
         print((f'{name:{width}}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
@@ -351,7 +350,7 @@ def parse_args(argv=None):
                                                           'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='score the predictions refined by the dense CRF as well')
     crf.add_flag(parser)
-    inference.add_flags(parser)
+    averaging.add_flags(parser)
     parser.add_argument('--output_dir', help='folder for metrics.json and pictures; without it, the folder '
                                              '"evaluation" beside the one that holds the checkpoint')
     parser.add_argument('--num_workers', type=utils.positive_int, default=max(1, (os.cpu_count() or 1) - 1),
@@ -376,7 +375,7 @@ def main(argv=None):
     write_metrics(output_dir, found, scorecard)
     print(f'figures and pictures in {output_dir}')
     if not args.output_dir:
-        print(f'all to look at in {report.write_page(find_run_folder(checkpoint))}')
+        print(f'all to look at in {page.write_page(find_run_folder(checkpoint))}')
 
 
 def write_metrics(folder, found, scorecard):

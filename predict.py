@@ -19,12 +19,10 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-import classes
-import crf
-import dataset
-import inference
 import train
 import utils
+from datasets import classes, records
+from inference import averaging, crf
 from utils import UserError
 
 # ------------------------------------------------------------------------------------------- finding photos
@@ -159,8 +157,8 @@ def check_scans(path, picture):
     """Raises ValueError for a JPEG of endless scans, which would take hours; `picture` is the opened file."""
     if picture.info.get('progressive'):
         with open(path, 'rb') as file:
-            if dataset.has_endless_scans(file.read(dataset.MAX_FILE_BYTES)):
-                raise ValueError(f'has more than {dataset.MAX_SCANS} scans; save it anew')
+            if records.has_endless_scans(file.read(records.MAX_FILE_BYTES)):
+                raise ValueError(f'has more than {records.MAX_SCANS} scans; save it anew')
 
 
 def to_rgb(picture):
@@ -210,7 +208,7 @@ def predict(session, predictor, image, args):
 
 def shrink(image, max_side):
     """Scales uint8 [H, W, 3] down to max_side pixels on its longer side, and at least 1 on the other."""
-    return inference.scale_image(image, min(1, max_side / max(image.shape[:2])))
+    return averaging.scale_image(image, min(1, max_side / max(image.shape[:2])))
 
 
 def most_probable(probabilities, height, width):
@@ -420,7 +418,7 @@ def parse_args(argv=None):
                                                           'away from its run; else its run tells them')
     parser.add_argument('--crf', action='store_true', help='refine the classes by the dense CRF as well')
     crf.add_flag(parser)
-    inference.add_flags(parser)
+    averaging.add_flags(parser)
     parser.add_argument('--max_side', type=utils.positive_int, default=2048,
                         help='a photo whose longer side is beyond this many pixels is scaled down for the network')
     parser.add_argument('--export', metavar='DIR', help='write the network as a SavedModel to DIR/VERSION')

@@ -23,18 +23,15 @@ import tf_slim as slim
 import tqdm
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-import classes
-import crf
-import dataset
-import distributed
-import inference
-import input_pipeline
-import recipes
-import report
-import run_folder
 import utils
 import vgg
-from checkpoints import (
+from datasets import batches as input_pipeline
+from datasets import classes, records
+from inference import averaging, crf
+from inference.scores import Score, confusion_matrix, cross_entropy
+from report import page as report
+from training import cluster, recipes, run_folder, towers
+from training.checkpoints import (
     MAX_TO_KEEP,
     find_checkpoint,
     find_reason,
@@ -44,9 +41,9 @@ from checkpoints import (
     save,
     take_over,
 )
-from training_log import EvaluationLog, TrainingLog, ValidationLog
+from training.log import EvaluationLog, TrainingLog, ValidationLog
+from training.watchdog import Watchdog
 from utils import UserError, bilinear_upsample_weights
-from watchdog import Watchdog
 
 # ------------------------------------------------------------------------------------------- FCN-8s, in eight steps
 
@@ -152,7 +149,7 @@ def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
         loss_per_pixel: float32 scalar, the mean over the pixels that count, without class weights; ln C for a network
             that knows nothing.
     """
-    valid = tf.not_equal(labels, dataset.IGNORE_LABEL)
+    valid = tf.not_equal(labels, records.IGNORE_LABEL)
     classes_or_zero = tf.where(valid, labels, tf.zeros_like(labels))
     cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=classes_or_zero)
     cross_entropies = tf.where(valid, cross_entropies, tf.zeros_like(cross_entropies))
@@ -181,7 +178,7 @@ def loss_weights(labels, reduction, class_weights=None):
         float32 scalar, for the loss; None for reduction 'sum', which adds up.
         float32 scalar, for the loss per pixel.
     """
-    valid = tf.not_equal(labels, dataset.IGNORE_LABEL)
+    valid = tf.not_equal(labels, records.IGNORE_LABEL)
     pixels = tf.reduce_sum(tf.cast(valid, tf.float32))
     if reduction == 'rows':
         return tf.cast(tf.reduce_prod(tf.shape(labels)[:2]), tf.float32), pixels
@@ -199,7 +196,7 @@ Predictor = collections.namedtuple('Predictor', 'image probabilities network')
 TrainingGraph = collections.namedtuple('TrainingGraph', 'ops predictor fetch_weights scored pictured')
 
 
-def build_training(args, network, num_examples, start_step, class_weights=None, placement=distributed.HERE):
+def build_training(args, network, num_examples, start_step, class_weights=None, placement=towers.HERE):
     """Input pipeline, network, loss and optimiser in the default graph.
 
     All that is random is a function of args.seed and the step: a run that resumes goes on as if it had never ended.
@@ -222,11 +219,11 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
         return (*segmentation_loss(logits, labels, args.loss, class_weights),
                 *loss_weights(labels, args.loss, class_weights))
 
-    towers, (_, _, ids) = distributed.build_towers(placement, read, build_tower)
-    losses, losses_per_pixel, weights, pixels = zip(*towers)
-    losses = distributed.average(losses, weights)
-    loss = distributed.add_up(losses)
-    loss_per_pixel = distributed.add_up(distributed.average(losses_per_pixel, pixels))
+    parts, (_, _, ids) = towers.build_towers(placement, read, build_tower)
+    losses, losses_per_pixel, weights, pixels = zip(*parts)
+    losses = towers.average(losses, weights)
+    loss = towers.add_up(losses)
+    loss_per_pixel = towers.add_up(towers.average(losses_per_pixel, pixels))
     update = recipes.build_update(args, losses, tf.train.get_global_step())
 
     # A histogram cannot hold what is not finite. --mixed_precision lowers its scale then and leaves out the step.
@@ -235,7 +232,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
                              tf.where(tf.is_finite(gradient), gradient, tf.zeros_like(gradient)))
         for gradient, variable in update.gradients])
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
-        check_finite = distributed.check_finite(tf.global_variables())
+        check_finite = towers.check_finite(tf.global_variables())
     return TrainingOps(update.train_op, loss, loss_per_pixel, update.learning_rate, histograms, ids, check_finite)
 
 
@@ -386,12 +383,12 @@ def validate(session, predictor, reader, step, validations):
     """Predicts the Reader's next validation image and has a ValidationLog draw it.
 
     Returns:
-        int64 [C, C], utils.confusion_matrix of the prediction.
+        int64 [C, C], confusion_matrix of the prediction.
     """
     example = run_input(session, reader.next_example, reader.record)
     probabilities = predict_example(session, predictor, example, reader.record)
     validations.draw(step, example, probabilities)
-    return utils.confusion_matrix(example['label'], probabilities.argmax(axis=-1), probabilities.shape[-1])
+    return confusion_matrix(example['label'], probabilities.argmax(axis=-1), probabilities.shape[-1])
 
 
 # ------------------------------------------------------------------------------------------- scores over a record
@@ -426,7 +423,7 @@ def predict_record(session, predictor, reader, before_each=lambda: None, scales=
     Args:
         session: with the network's weights. predictor: Predictor. reader: Reader.
         before_each: function that is called before each image, and may end all by an exception.
-        scales, flip: see inference.average_probabilities.
+        scales, flip: see averaging.average_probabilities.
 
     Yields:
         example: dict, see input_pipeline.whole_images.
@@ -443,11 +440,11 @@ def predict_record(session, predictor, reader, before_each=lambda: None, scales=
 
 
 def predict_image(session, predictor, image, scales=(1.0,), flip=False):
-    """Softmax, float32 [H, W, C], of uint8 RGB [H, W, 3]; for scales and flip see inference.average_probabilities."""
+    """Softmax, float32 [H, W, C], of uint8 RGB [H, W, 3]; for scales and flip see averaging.average_probabilities."""
     def run(seen):
         return session.run(predictor.probabilities, {predictor.image: seen[np.newaxis]})[0]
 
-    return inference.average_probabilities(run, image, scales, flip)
+    return averaging.average_probabilities(run, image, scales, flip)
 
 
 def predict_example(session, predictor, example, record, scales=(1.0,), flip=False):
@@ -464,14 +461,14 @@ def score_record(session, predictor, reader, before_each=lambda: None):
     """Scores the network on every image of a record. For the arguments see predict_record.
 
     Returns:
-        score: utils.Score.
+        score: Score.
         loss_per_pixel: float, cross-entropy, the mean over all pixels that count; nan if there are none.
     """
-    score, loss = utils.Score(predictor.network.number_of_classes), 0.0
+    score, loss = Score(predictor.network.number_of_classes), 0.0
     predictions = predict_record(session, predictor, reader, before_each)
     for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):
         score.add(example['label'], probabilities.argmax(axis=-1))
-        loss += utils.cross_entropy(example['label'], probabilities)
+        loss += cross_entropy(example['label'], probabilities)
     pixels = score.confusion.sum()
     return score, loss / pixels if pixels else float('nan')
 
@@ -479,11 +476,11 @@ def score_record(session, predictor, reader, before_each=lambda: None):
 # ------------------------------------------------------------------------------------------- the program
 
 
-def train(args, placement=distributed.HERE):
+def train(args, placement=towers.HERE):
     """Trains to args.max_steps in all, resuming what args.output_dir holds. See parse_args for the settings.
 
     Args:
-        args: of parse_args. placement: distributed.Placement.
+        args: of parse_args. placement: towers.Placement.
 
     Raises:
         UserError: a file is damaged or cannot be written, the loss is not finite, or another run has the folder.
@@ -509,12 +506,12 @@ def train(args, placement=distributed.HERE):
                 return
             tf.set_random_seed(args.seed)
             training = build_training(args, network, num_examples, start_step, class_weights, placement)
-            predictor = distributed.build_at_home(placement, lambda: build_predictor(network))
+            predictor = towers.build_at_home(placement, lambda: build_predictor(network))
             graph = TrainingGraph(training, *predictor,
                                   *build_readers(args, num_val_examples, network.number_of_classes, start_step))
             print(recipes.describe(args), flush=True)
             with crf.start_processes(1) as pool, \
-                    distributed.open_session(placement, session_config(args), signals) as session:
+                    cluster.open_session(placement, session_config(args), signals) as session:
                 initialise(session, resume_from, args.checkpoint_path, class_set)
                 session.run(graph.pictured.initializer)
                 run = Run(args, class_set, crf_parameters, graph, session, pool, signals, resume_from, start_step)
@@ -783,10 +780,10 @@ def session_config(args=None):
     rewrites = config.graph_options.rewrite_options
     rewrites.constant_folding = RewriterConfig.OFF  # it would keep Adam's first zeros for good: half a gigabyte
     if args and has_gpu():
-        config.device_count['GPU'] = distributed.count_devices(args.num_gpus)  # else a session takes all
+        config.device_count['GPU'] = towers.count_devices(args.num_gpus)  # else a session takes all
     elif args:
         config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
-        config.device_count['CPU'] = distributed.count_devices(args.num_gpus)
+        config.device_count['CPU'] = towers.count_devices(args.num_gpus)
     if args and args.xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     if args and args.mixed_precision:
@@ -869,7 +866,7 @@ def main(argv=None):
     quiet_tensorflow()
     prepare_arithmetic(args)
     try:
-        distributed.run(args, session_config(args), train)
+        cluster.run(args, session_config(args), train)
     except tf.errors.ResourceExhaustedError:
         raise UserError('out of memory: lower --batch_size or --crop_size') from None
 

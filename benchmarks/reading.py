@@ -3,11 +3,11 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-import input_pipeline
 import train
 import vgg
 from benchmarks import earlier_suite
 from benchmarks.measure import Round
+from datasets import batches as input_pipeline
 
 
 def ours(record, batch_size, crop_size, batches, threads=None):

@@ -6,8 +6,8 @@ import numpy as np
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
-import crf
 from benchmarks.measure import Round
+from inference import crf
 
 
 def write_maps(checkpoint, record, count, folder):
@@ -18,9 +18,9 @@ def write_maps(checkpoint, record, count, folder):
     Args:
         checkpoint: str, or the folder of a run. record, folder: str. count: int; fewer if the record holds fewer.
     """
+    import input_pipeline
     import tensorflow.compat.v1 as tf
 
-    import input_pipeline
     import train
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(checkpoint)

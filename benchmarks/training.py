@@ -9,10 +9,9 @@ from unittest import mock
 
 import tensorflow.compat.v1 as tf
 
-import classes
-import input_pipeline
 import train
 from benchmarks.measure import Round, warm_up_then
+from datasets import batches, classes
 
 # ------------------------------------------------------------------------------------------- the training step
 
@@ -31,7 +30,7 @@ def start_training(args):
     with tf.Graph().as_default():
         tf.set_random_seed(args.seed)
         network = train.Network(fc_channels=args.fc_channels)
-        ops = train.build_training(args, network, input_pipeline.count_examples(args.dataset_train), start_step=0)
+        ops = train.build_training(args, network, batches.count_examples(args.dataset_train), start_step=0)
         train.build_predictor(network)
         with tf.Session(config=train.session_config(args)) as session:
             train.initialise(session, None, None, classes.VOC)
@@ -70,7 +69,7 @@ def ours(record, batch_size, crop_size, fc_channels, steps, log_dir=None):
 
 def constant_input(**settings):
     """Contender: as `ours`, but every step gets the same batch, which is drawn before."""
-    with mock.patch.object(input_pipeline, 'training_batches', one_batch(input_pipeline.training_batches)):
+    with mock.patch.object(batches, 'training_batches', one_batch(batches.training_batches)):
         yield from ours(**settings)
 
 

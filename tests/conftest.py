@@ -9,10 +9,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-import classes
-import dataset
 import train
 import utils
+from datasets import classes, records
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
                                  'pedestrian', 'bicyclist'))  # none is a background
@@ -62,9 +61,9 @@ def write_record(path, pairs):
     """Writes (image, label) pairs as the examples 'image0', 'image1', ... of a record; returns the path as str."""
     with open(path, 'wb') as file:
         for number, (image, label) in enumerate(pairs):
-            example = dataset.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
+            example = records.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
                                            encode(label, format='PNG'), *label.shape)
-            dataset.write_example(file, example)
+            records.write_example(file, example)
     return str(path)
 
 
@@ -72,7 +71,7 @@ def write_png_record(path, pairs):
     """As write_record, without loss: the images are PNGs as well."""
     with open(path, 'wb') as file:
         for number, (image, label) in enumerate(pairs):
-            dataset.write_example(file, dataset.make_example(
+            records.write_example(file, records.make_example(
                 f'image{number}'.encode(), encode(image, format='PNG'), encode(label.astype(np.uint8), format='PNG'),
                 *label.shape))
     return str(path)

@@ -29,14 +29,12 @@ sys.path.insert(0, os.path.dirname(sys.path[0]))
 import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, write_record
 
-import checkpoint_index
-import classes
 import convert_fcn_dataset
-import dataset
-import input_pipeline
 import predict
 import train
 import utils
+from datasets import batches, classes, records
+from training import checkpoint_index
 
 SECONDS_BOUND = 60  # for one input, or for all that comes before the first
 MEMORY_BOUND = 2 ** 29  # bytes for one input, beyond what the process has before
@@ -84,7 +82,7 @@ def mend_index(index, handles):
     index = bytearray(index)
     for offset, size in handles:
         end = offset + size + 1
-        index[end:end + 4] = dataset.masked_crc(bytes(index[offset:end]))
+        index[end:end + 4] = records.masked_crc(bytes(index[offset:end]))
     return bytes(index)
 
 
@@ -128,15 +126,15 @@ class Reader:
         write_record(self.path, [draw_pair(70, 50, 0), draw_pair(40, 90, 1)])
         self.record = Path(self.path).read_bytes()
         with tf.Graph().as_default():
-            whole = tf.data.make_initializable_iterator(input_pipeline.whole_images(self.path))
+            whole = tf.data.make_initializable_iterator(batches.whole_images(self.path))
             crops = tf.data.make_initializable_iterator(
-                input_pipeline.training_batches(self.path, 2, 2, 32, (1.0, 2.0, 3.0), 0))
+                batches.training_batches(self.path, 2, 2, 32, (1.0, 2.0, 3.0), 0))
             self.steps = ((whole.initializer, whole.get_next()), (crops.initializer, crops.get_next()))
             self.session = tf.Session()
 
     def run(self, record):
         Path(self.path).write_bytes(record)
-        num_examples = input_pipeline.count_examples(self.path)
+        num_examples = batches.count_examples(self.path)
         for initializer, batch in self.steps:
             self.session.run(initializer)
             for _ in range(min(num_examples, 3)):
@@ -148,9 +146,9 @@ class Reader:
         part = random.randrange(3)
         image = mutate(image, random) if part == 0 else image
         label = mend_png(mutate(label, random)) if part == 1 else label
-        example = dataset.make_example(b'a', image, label, 70, 50)
+        example = records.make_example(b'a', image, label, 70, 50)
         file = io.BytesIO()
-        dataset.write_example(file, mutate(example, random) if part == 2 else example)
+        records.write_example(file, mutate(example, random) if part == 2 else example)
         self.run(file.getvalue())
 
 

@@ -13,9 +13,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image, JpegImagePlugin
 
-import classes
 import convert_fcn_dataset as convert
-import dataset
+from datasets import classes
+from datasets import records as dataset
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,11 +14,11 @@ import tensorflow.compat.v1 as tf
 from conftest import CAMVID, write_record
 from PIL import Image
 
-import classes
-import crf
 import evaluate
 import train
-import utils
+from datasets import classes
+from inference import crf
+from inference.scores import Score
 from utils import UserError
 
 VOC_NAMES = classes.VOC.names
@@ -109,9 +109,9 @@ def test_crf_processes_import_no_tensorflow(monkeypatch):
 
 
 def score_of(rows, classes=21):
-    """A utils.Score of one image: rows of (annotated, predicted) pairs."""
+    """A Score of one image: rows of (annotated, predicted) pairs."""
     pairs = np.array(rows, np.uint8)
-    score = utils.Score(classes, boundary_width=1)
+    score = Score(classes, boundary_width=1)
     score.add(np.ascontiguousarray(pairs[:, :, 0]), np.ascontiguousarray(pairs[:, :, 1]))
     return score
 

@@ -8,9 +8,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from test_train import short_run
 
-import classes
 import train
 import utils
+from datasets import classes
 from train import Network
 from utils import UserError
 

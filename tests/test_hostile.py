@@ -18,12 +18,11 @@ import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, mount_disk
 
 import convert_fcn_dataset
-import dataset
 import evaluate
-import input_pipeline
 import predict
 import train
 import utils
+from datasets import batches, records
 from tools import convert_vgg_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,7 +288,7 @@ def write_payload(folder, payload, length=None):
     """Writes folder/bad.record with one payload, checksums right, its length perhaps a lie."""
     head = struct.pack('<Q', (len(payload) if length is None else length) % 2 ** 64)
     with open(folder / 'bad.record', 'wb') as file:
-        file.write(head + dataset.masked_crc(head) + payload + dataset.masked_crc(payload))
+        file.write(head + records.masked_crc(head) + payload + records.masked_crc(payload))
 
 
 @hostile('evaluate', 'bad.record: not a TFRecord file, or damaged after example 0')
@@ -452,10 +451,10 @@ def table(entries):
 
     def add(block_entries):
         nonlocal data
-        content = b''.join(b'\0' + dataset._varint(len(key)) + dataset._varint(len(value)) + key + value
+        content = b''.join(b'\0' + records._varint(len(key)) + records._varint(len(value)) + key + value
                            for key, value in block_entries) + struct.pack('<II', 0, 1)
-        handle = dataset._varint(len(data)) + dataset._varint(len(content))
-        data += content + b'\0' + dataset.masked_crc(content + b'\0')
+        handle = records._varint(len(data)) + records._varint(len(content))
+        data += content + b'\0' + records.masked_crc(content + b'\0')
         return handle
 
     index = add([(b'\xff', add(entries))])
@@ -741,7 +740,7 @@ def test_converting_the_largest_picture_is_bounded(folder):
     done = subprocess.run([sys.executable, '-c', program, '--data_dir', folder / 'VOC', '--output_dir', folder / 'out',
                            '--num_workers', '1'], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout.splitlines()[-1]) < 2 ** 20  # kilobytes
-    assert input_pipeline.count_examples(str(folder / 'out' / 'fcn_train.record')) == 2
+    assert batches.count_examples(str(folder / 'out' / 'fcn_train.record')) == 2
 
 
 # ------------------------------------------------------------------------------------------- a full disk

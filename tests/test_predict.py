@@ -11,12 +11,12 @@ import tensorflow.compat.v1 as tf
 from conftest import CAMVID, encode
 from PIL import Image
 
-import classes
-import crf
 import evaluate
 import predict
 import train
 import utils
+from datasets import classes
+from inference import crf
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

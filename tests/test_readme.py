@@ -7,8 +7,8 @@ import pytest
 import convert_fcn_dataset
 import evaluate
 import predict
-import report
 import train
+from report import page
 
 ROOT = os.path.dirname(train.__file__)
 both_languages = pytest.mark.parametrize('readme', ['README.md', 'README.zh-CN.md'])
@@ -43,7 +43,7 @@ def test_every_step_is_marked_in_train_py(readme):
 
 
 @both_languages
-@pytest.mark.parametrize('program', [train, convert_fcn_dataset, evaluate, predict, report])
+@pytest.mark.parametrize('program', [train, convert_fcn_dataset, evaluate, predict, page])
 def test_every_flag_is_in_the_readme(program, readme):
     for flag in vars(program.parse_args(['--images', 'photo.jpg'] if program is predict else [])):
         assert f'`--{flag}`' in read(readme), flag

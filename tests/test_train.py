@@ -13,17 +13,15 @@ import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, write_record
 from PIL import Image
 
-import checkpoints
-import classes
-import dataset
 import evaluate
 import train
-import training_log
 import utils
-import validation
 import vgg
-import watchdog
+from datasets import classes, records
+from inference.scores import Score
+from report import validation
 from train import Network
+from training import checkpoints, log, watchdog
 from utils import UserError
 
 ROOT = os.path.dirname(train.__file__)
@@ -408,7 +406,7 @@ def test_write_validation_scores_the_image(tmp_path):
 
 @pytest.mark.parametrize('seconds, text', [(0.4, '0:00:00'), (59.6, '0:01:00'), (3725.4, '1:02:05')])
 def test_format_seconds(seconds, text):
-    assert training_log.format_seconds(seconds) == text
+    assert log.format_seconds(seconds) == text
 
 
 def test_settings_keep_where_vgg_came_from(tmp_path):
@@ -461,7 +459,7 @@ def test_best_holds_the_step_with_the_highest_mean_iou(record, tmp_path):
 
     logged = {(step, value.tag): value.simple_value for step, value in events(tmp_path)}
     for row in rows:
-        for name in training_log.EvaluationLog.COLUMNS[1:]:
+        for name in log.EvaluationLog.COLUMNS[1:]:
             assert logged[int(row['step']), f'validation/{name}'] == pytest.approx(float(row[name]), rel=1e-6)
 
     train.main(short_run(record, tmp_path, '--max_steps', 6, '--eval_steps', 3))
@@ -516,11 +514,11 @@ class Run:
 
     def start(self, start_step=0):
         writer = tf.summary.FileWriterCache.get(str(self.folder / 'train'))
-        return training_log.EvaluationLog(self.args, [self.step], writer, start_step)
+        return log.EvaluationLog(self.args, [self.step], writer, start_step)
 
     def add(self, log, step, right):
         """Evaluates a network that has `right` of ten pixels right, all of one class."""
-        score = utils.Score(2)
+        score = Score(2)
         score.add(np.zeros((1, 10), np.uint8), np.uint8(np.arange(10) >= right)[np.newaxis])
         with tf.Session() as session:
             session.run(self.step.assign(step))
@@ -601,7 +599,7 @@ def write_class_30(path):
 def write_truncated_jpeg(path):
     image, label = draw_pair(40, 40, 0)
     with open(path, 'wb') as file:
-        dataset.write_example(file, dataset.make_example(b'a', encode(image, format='JPEG')[:-200],
+        records.write_example(file, records.make_example(b'a', encode(image, format='JPEG')[:-200],
                                                          encode(label, format='PNG'), 40, 40))
     return str(path)
 

@@ -20,10 +20,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from matplotlib.figure import Figure
 
 import convert_fcn_dataset
-import report
 import train
 import utils
 from benchmarks import measure, tables
+from report import page
 from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -203,7 +203,7 @@ def refine(lab, row, ways):
 
 def read_log(lab, name):
     """Rows of a run's log.csv, dicts of float."""
-    return report.read_table(lab.path(name, 'train', 'log.csv'))
+    return page.read_table(lab.path(name, 'train', 'log.csv'))
 
 
 def count_minutes(log, batch_size):

@@ -34,10 +34,10 @@ import requests
 import tqdm
 import urllib3
 
-import checkpoints
 import utils
 from tools import convert_vgg_weights
 from tools.bounded_reads import BoundedReads
+from training import checkpoints
 
 
 class Published(NamedTuple):

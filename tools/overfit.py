@@ -15,21 +15,20 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 
-import dataset
-import input_pipeline
 import train
 import utils
+from datasets import batches, records
 
 
 def take_first(record, number, path):
     """Copies the first `number` examples of a record to a new record; UserError if it holds fewer."""
-    held = input_pipeline.count_examples(record)
+    held = batches.count_examples(record)
     if held < number:
         raise utils.UserError(f'--num_images {number}: {record} holds only {held}')
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'wb') as file:
         for example in itertools.islice(tf.io.tf_record_iterator(record), number):
-            dataset.write_example(file, example)
+            records.write_example(file, example)
 
 
 def train_on(record, args):

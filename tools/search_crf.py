@@ -28,14 +28,14 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from matplotlib.figure import Figure
 
-import checkpoints
-import crf
-import crf_maps
 import evaluate
-import inference
-import input_pipeline
 import train
 import utils
+from datasets import batches
+from inference import averaging, crf
+from inference.scores import mean_iou
+from tools import crf_maps
+from training import checkpoints
 from utils import UserError
 
 DEEPLABS = crf.Parameters(iterations=10, gaussian_xy=3, gaussian_compat=3, bilateral_xy=140, bilateral_rgb=5,
@@ -52,7 +52,7 @@ Trial = collections.namedtuple('Trial', 'kind parameters mean_iou seconds')
 
 def read_names(record, whole=False):
     """The image/filename of each example of a record, list of str. For `whole` and errors: input_pipeline's."""
-    input_pipeline.count_examples(record, whole)
+    batches.count_examples(record, whole)
     return [tf.train.Example.FromString(example).features.feature['image/filename'].bytes_list.value[0].decode()
             for example in tf.io.tf_record_iterator(record)]
 
@@ -149,7 +149,7 @@ def predict_maps(checkpoint, args, number_of_classes, paths):
     """
     with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
         predictor = train.load_predictor(session, checkpoint)
-        images = input_pipeline.whole_images(args.dataset, number_of_classes)
+        images = batches.whole_images(args.dataset, number_of_classes)
         next_example = tf.data.make_one_shot_iterator(images).get_next()
         with tqdm.tqdm(total=len(paths), desc='predicting', unit='image') as progress:
             for number in range(max(paths) + 1):
@@ -239,7 +239,7 @@ def score(pool, paths, parameters, number_of_classes, progress):
     for job in jobs:
         confusion += job.result()
         progress.update()
-    return utils.mean_iou(confusion)
+    return mean_iou(confusion)
 
 
 # ------------------------------------------------------------------------------------------- what is written
@@ -309,7 +309,7 @@ def parse_args(argv=None):
                         help='record to search on: images that were held out from training and are in no score')
     parser.add_argument('--classes', metavar='FILE', help='names of the classes, one a line, if neither the '
                                                           "checkpoint's run nor the record tells them")
-    inference.add_flags(parser)
+    averaging.add_flags(parser)
     parser.add_argument('--num_images', type=utils.positive_int,
                         help='so many images, spread over the record; without it, all')
     parser.add_argument('--trials', type=utils.positive_int, default=60, help='settings to try')
@@ -343,7 +343,7 @@ def prepare_maps(args, checkpoint, sha256, total, cache_dir):
         confusion += score_without_crf({number: paths[number] for number in missing}, number_of_classes)[0]
     if not confusion.any():
         raise UserError(f'{args.dataset}: the images have no annotated pixel; name another record by --dataset')
-    return list(paths.values()), number_of_classes, utils.mean_iou(confusion)
+    return list(paths.values()), number_of_classes, mean_iou(confusion)
 
 
 def main(argv=None):

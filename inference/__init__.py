@@ -1,0 +1,1 @@
+"""A trained network at work: predictions, averages over scales, the dense CRF, and scores."""

@@ -1,0 +1,162 @@
+"""How well predictions agree with annotations: confusion matrix, IoU and accuracy, along borders too."""
+import cv2
+import numpy as np
+
+BOUNDARY_WIDTH = 5  # pixels on each side of a border that the boundary IoU counts
+
+
+def confusion_matrix(labels, predictions, number_of_classes):
+    """Counts pixels by annotated and predicted class.
+
+    Args:
+        labels: uint8 [H, W], annotation; values of number_of_classes and above (255, void) are left out.
+        predictions: uint8 [H, W], values below number_of_classes.
+        number_of_classes: int.
+
+    Returns:
+        int64 [number_of_classes, number_of_classes]; row: annotated class, column: predicted class.
+    """
+    counted = labels < number_of_classes
+    pairs = labels[counted].astype(np.int64) * number_of_classes + predictions[counted]
+    return np.bincount(pairs, minlength=number_of_classes ** 2).reshape(number_of_classes, number_of_classes)
+
+
+def iou_per_class(confusion):
+    """Intersection over union of each class, float64 [C]; nan where neither annotation nor prediction has the class.
+
+    Source: the segmentation score of the PASCAL VOC challenge, true positives / (true + false positives + false
+    negatives) over the pixels of all images together.
+    """
+    return _divide(np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+
+
+def accuracy_per_class(confusion):
+    """Share of each class's annotated pixels that are predicted right, float64 [C]; nan where it is not annotated."""
+    return _divide(np.diag(confusion), confusion.sum(1))
+
+
+def mean_iou(confusion):
+    """Mean of iou_per_class over the classes that occur; nan if none does."""
+    return _mean_of_known(iou_per_class(confusion))
+
+
+def mean_accuracy(confusion):
+    """Mean of accuracy_per_class over the annotated classes; nan if there is none."""
+    return _mean_of_known(accuracy_per_class(confusion))
+
+
+def pixel_accuracy(confusion):
+    """Share of the annotated pixels that are predicted right; nan if there are none."""
+    total = confusion.sum()
+    return float(np.diag(confusion).sum() / total) if total else float('nan')
+
+
+def frequency_weighted_iou(confusion):
+    """Mean of iou_per_class, each class weighted by its share of the annotated pixels; nan if there are none.
+
+    Source: the metrics in section 5 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
+    Segmentation", which also has pixel accuracy and mean accuracy.
+    """
+    frequency = confusion.sum(1)
+    annotated = frequency > 0
+    if not annotated.any():
+        return float('nan')
+    return float(np.average(iou_per_class(confusion)[annotated], weights=frequency[annotated]))
+
+
+def _divide(hits, counts):
+    return np.divide(hits, counts, out=np.full(len(hits), np.nan), where=counts > 0)
+
+
+def _mean_of_known(values):
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float('nan')
+
+
+def boundary_band(labels, number_of_classes, width):
+    """The annotated pixels beside a border between two classes: the "trimap" of the literature.
+
+    VOC's annotators left the borders themselves void. So each void pixel first takes the class of the nearest
+    annotated one, which lets the border run along the middle of the void; void is in no band all the same.
+
+    Source: Kohli, Ladicky, Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009; used to
+    judge the dense CRF in section 5 of Kraehenbuehl and Koltun, NIPS 2011.
+
+    Args:
+        labels: uint8 [H, W]; values of number_of_classes and above are void.
+        number_of_classes: int.
+        width: float, pixels; the two pixels that touch at a border have distance 0 from it, a band of 1 is these alone.
+
+    Returns:
+        bool [H, W].
+    """
+    annotated = labels < number_of_classes
+    _, nearest = cv2.distanceTransformWithLabels(np.uint8(~annotated), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    class_of = np.zeros(nearest.max() + 1, np.uint8)
+    class_of[nearest[annotated]] = labels[annotated]
+    filled = class_of[nearest]
+
+    at_border = np.zeros(labels.shape, bool)
+    below, right = filled[1:] != filled[:-1], filled[:, 1:] != filled[:, :-1]
+    at_border[:-1] |= below
+    at_border[1:] |= below
+    at_border[:, :-1] |= right
+    at_border[:, 1:] |= right
+    if not at_border.any():
+        return at_border
+    distances = cv2.distanceTransform(np.uint8(~at_border), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return annotated & (distances < width)
+
+
+def cross_entropy(labels, probabilities):
+    """Sum over the annotated pixels of -ln(probability of the annotated class); 87.3 at most a pixel.
+
+    Args:
+        labels: uint8 [H, W]; values of C and above are void.
+        probabilities: float32 [H, W, C].
+
+    Returns:
+        float, nats; divided by the number of annotated pixels it is the loss per pixel of training.
+    """
+    annotated = labels < probabilities.shape[-1]
+    of_label = probabilities[annotated, labels[annotated]]
+    # A probability of 0 has underflowed: the smallest one that float32 keeps all digits of stands in for it.
+    return float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny), dtype=np.float64).sum())
+
+
+class Score:
+    """Adds up the predictions for a set of images.
+
+    Args:
+        number_of_classes: int, C.
+        boundary_width: float, pixels, of the boundary_band that boundary_iou counts.
+
+    Attributes:
+        confusion: int64 [C, C], see confusion_matrix, over all pixels.
+        boundary_confusion: the same over the pixels of boundary_band.
+        image_ious: list of float, each image's own mean_iou; nan for one that is all void.
+    """
+
+    def __init__(self, number_of_classes, boundary_width=BOUNDARY_WIDTH):
+        self.boundary_width = boundary_width
+        self.confusion = np.zeros((number_of_classes, number_of_classes), np.int64)
+        self.boundary_confusion = np.zeros_like(self.confusion)
+        self.image_ious = []
+
+    def add(self, labels, predictions):
+        """Takes in one image's annotation and prediction, uint8 [H, W] both. Returns its own mean_iou."""
+        number_of_classes = len(self.confusion)
+        confusion = confusion_matrix(labels, predictions, number_of_classes)
+        band = boundary_band(labels, number_of_classes, self.boundary_width)
+        self.confusion += confusion
+        self.boundary_confusion += confusion_matrix(labels[band], predictions[band], number_of_classes)
+        self.image_ious.append(mean_iou(confusion))
+        return self.image_ious[-1]
+
+    def figures(self):
+        """The figures over all pixels together, dict of name to float in 0..1; nan where no pixel counts."""
+        return {'mean_iou': mean_iou(self.confusion),
+                'pixel_accuracy': pixel_accuracy(self.confusion),
+                'mean_accuracy': mean_accuracy(self.confusion),
+                'frequency_weighted_iou': frequency_weighted_iou(self.confusion),
+                'boundary_iou': mean_iou(self.boundary_confusion)}

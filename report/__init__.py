@@ -1,0 +1,1 @@
+"""The results page of a run and the pictures of a validation."""

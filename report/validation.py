@@ -1,0 +1,47 @@
+"""The pictures of one validation image, its CRF included.
+
+train.py has them made in a process of their own, so that the next steps need not wait. That process starts quickly,
+because nothing here imports TensorFlow.
+"""
+import os
+
+import numpy as np
+
+import utils
+from inference import crf
+from inference.scores import confusion_matrix, mean_iou
+
+
+def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=crf.DEFAULTS):
+    """Writes the pictures of one validation image at its true size.
+
+    `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
+    prediction); the three label maps also as indexed PNG.
+
+    Args:
+        folder: str. step: int.
+        image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
+        class_set: classes.ClassSet, in whose colours they are.
+        crf_parameters: crf.Parameters.
+
+    Returns:
+        paths: dict of NAME to the JPEG's path.
+        scores: (mean IoU of this image as predicted, after the CRF).
+    """
+    maps = {'annotation': label,
+            'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
+            'prediction_crfed': crf.refine(image, probabilities, crf_parameters)}
+    palette = class_set.palette
+    pictures = {'img': image,
+                **{name: utils.colourise(labels, palette) for name, labels in maps.items()},
+                'overlay': utils.overlay(image, maps['prediction_crfed'], palette, class_set.has_background)}
+
+    stem = os.path.join(folder, f'val_{step}_')
+    paths = {name: f'{stem}{name}.jpg' for name in pictures}
+    for name, pixels in pictures.items():
+        utils.save_image(paths[name], pixels)
+    for name, labels in maps.items():
+        utils.save_labels(f'{stem}{name}.png', labels, palette)
+    scores = [mean_iou(confusion_matrix(label, maps[name], probabilities.shape[-1]))
+              for name in ('prediction', 'prediction_crfed')]
+    return paths, scores

@@ -1,0 +1,27 @@
+import os
+
+import pytest
+from conftest import draw_pair, write_record
+from PIL import Image
+
+import utils
+from datasets import batches
+from tools import overfit
+
+
+def test_overfit_scores_what_it_trains_on_and_draws_the_curve(record, tmp_path, capsys):
+    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
+                  '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])
+    assert batches.count_examples(str(tmp_path / 'few.record')) == 2
+    steps, scores = overfit.read_column(tmp_path / 'train', 'eval.csv', 'mean_iou')
+    assert steps == [2, 4, 5] and f'mean IoU {scores[-1]:.4f} on the 2 images' in capsys.readouterr().out
+    assert os.path.exists(tmp_path / 'train' / 'model.ckpt-5.index')
+    assert Image.open(tmp_path / 'curve.png').size == (700, 350)
+    with pytest.raises(utils.UserError, match='holds a run already'):
+        overfit.main(['--dataset', record, '--output_dir', str(tmp_path)])
+
+
+def test_too_few_images_is_one_line(tmp_path):
+    record = write_record(tmp_path / 'one.record', [draw_pair(40, 40, 0)])
+    with pytest.raises(utils.UserError, match='--num_images 4: .*one.record holds only 1'):
+        overfit.main(['--dataset', record, '--output_dir', str(tmp_path / 'out')])

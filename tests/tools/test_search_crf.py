@@ -1,0 +1,349 @@
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import SIZES, draw_pair, encode
+from PIL import Image
+
+import evaluate
+import predict
+import train
+import utils
+from datasets import records
+from inference import crf
+from inference.scores import confusion_matrix, mean_iou
+from tools import crf_maps, search_crf
+from utils import UserError
+
+FACTS = {'dataset': 'a.record'}
+
+
+def write_named(path, names, pairs):
+    """A record whose examples have these names; returns its path as str."""
+    with open(path, 'wb') as file:
+        for name, (image, label) in zip(names, pairs):
+            records.write_example(file, records.make_example(
+                name.encode(), encode(image, format='JPEG', quality=95), encode(label, format='PNG'), *label.shape))
+    return str(path)
+
+
+def noisy_map(seed, height=30, width=40):
+    """Image of a red and a blue half, label 1 | 2, and a map that takes three pixels of ten for the other half's."""
+    label = np.where(np.arange(width) < width // 2, 1, 2) * np.ones((height, 1), int)
+    image = np.where(label[:, :, np.newaxis] == 1, (200, 30, 30), (30, 30, 200)).astype(np.uint8)
+    seen = np.where(np.random.RandomState(seed).rand(height, width) < 0.3, 3 - label, label)
+    return image, label.astype(np.uint8), np.where(np.eye(3)[seen] == 1, 0.6, 0.2).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def noisy(tmp_path_factory):
+    """Paths of three noisy maps."""
+    folder = tmp_path_factory.mktemp('maps')
+    paths = [crf_maps.map_path(str(folder), number) for number in range(3)]
+    for seed, path in enumerate(paths):
+        crf_maps.save_map(path, *noisy_map(seed))
+    return paths
+
+
+# ------------------------------------------------------------------------------------------- maps on disk
+
+
+def test_a_map_keeps_what_the_crf_sees(tmp_path):
+    image, label = draw_pair(40, 60, 3)
+    scores = np.random.RandomState(0).normal(0, 1, (40, 60, 21)) + 5 * np.eye(21)[np.where(label < 21, label, 0)]
+    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)).astype(np.float32)
+    probabilities[:, :, 7] = 0.001  # takes no part
+    path = str(tmp_path / '0.npz')
+    crf_maps.save_map(path, image, label, probabilities)
+    found = crf_maps.load_map(path)
+    assert found['labels'].tolist() == [*range(7), *range(8, 21)] and found['probabilities'].dtype == np.float32
+    np.testing.assert_array_equal(found['image'], image)
+    np.testing.assert_array_equal(found['plain'], probabilities.argmax(axis=-1))
+    np.testing.assert_allclose(found['probabilities'], np.delete(probabilities, 7, axis=-1), rtol=2 ** -11, atol=1e-7)
+    np.testing.assert_array_equal(crf_maps.score_plain(path, 21),
+                                  confusion_matrix(label, probabilities.argmax(axis=-1), 21))
+    refined = crf.refine(image, probabilities, search_crf.DEEPLABS)
+    expected = confusion_matrix(label, refined, 21)
+    assert np.abs(crf_maps.score_refined(path, search_crf.DEEPLABS, 21) - expected).sum() <= 4  # of 2400 pixels
+
+
+def test_a_map_that_is_damaged_is_none(noisy, tmp_path):
+    whole = open(noisy[0], 'rb').read()
+    path = tmp_path / '0.npz'
+    assert crf_maps.load_map(str(path)) is None
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    other = tmp_path / 'other.npz'
+    np.savez(other, image=np.zeros(3))
+    for content in (b'', whole[:100], whole[:-1], b'junk' * 99, bytes(flipped), b'\0' * len(whole), other.read_bytes()):
+        path.write_bytes(content)
+        assert crf_maps.load_map(str(path)) is None
+        assert crf_maps.score_plain(str(path), 3) is None
+    path.write_bytes(whole)
+    assert crf_maps.load_map(str(path)) is not None
+
+
+# ------------------------------------------------------------------------------------------- the search
+
+
+def test_the_search_finds_the_setting_that_suits_noise(noisy):
+    """Without a CRF three pixels of ten are wrong: IoU 0.7 / 1.3. Kernels that reach far enough put them all right."""
+    confusion, missing = search_crf.score_without_crf(dict(enumerate(noisy)), 3)
+    assert not missing and mean_iou(confusion) == pytest.approx(0.7 / 1.3, abs=0.03)
+    trials = []
+    search_crf.search(noisy, 3, 12, 0, 2, trials)
+    assert [trial.kind for trial in trials] == ['defaults', "DeepLab's", *['random'] * 5, *['near the best'] * 5]
+    assert search_crf.find_best(trials).mean_iou == 1
+    for weak in (crf.Parameters(iterations=0), crf.Parameters(1, 0.5, 0.3, 0.5, 2, 0.3)):
+        assert mean_iou(sum(crf_maps.score_refined(path, weak, 3) for path in noisy)) < 0.7
+
+
+def test_the_search_depends_on_the_seed_alone(noisy):
+    found = []
+    for seed, num_workers in ((5, 1), (5, 3), (6, 1)):
+        trials = []
+        search_crf.search(noisy, 3, 10, seed, num_workers, trials)
+        found.append([trial[:3] for trial in trials])
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_is_proposed_lies_in_the_ranges_and_differs():
+    trials, random = [], np.random.RandomState(0)
+    for number in range(40):
+        kind, parameters = search_crf.propose(trials, 40, random)
+        trials.append(search_crf.Trial(kind, parameters, 1 / (2 + number), 0.1))  # the first stays the best
+        crf.check_parameters(json.loads(json.dumps(parameters._asdict())))  # a file may hold it
+        for value, (low, high) in zip(parameters, search_crf.RANGES):
+            assert low <= value <= high
+    assert len({trial.parameters for trial in trials}) == 40
+    for trial in trials[21:]:
+        assert trial.kind == 'near the best'
+        assert 1 <= sum(a != b for a, b in zip(trial.parameters, crf.DEFAULTS)) <= 2
+
+
+def test_a_killed_process_is_one_line(noisy, monkeypatch):
+    def killing(trials, number, random):
+        if trials:  # before the first there is no process yet
+            multiprocessing.active_children()[0].kill()
+        return original(trials, number, random)
+
+    original = search_crf.propose
+    monkeypatch.setattr(search_crf, 'propose', killing)
+    with pytest.raises(UserError, match='^a process of the CRF was killed.*--num_workers$'):
+        search_crf.search(noisy, 3, 5, 0, 1, [])
+
+
+# ------------------------------------------------------------------------------------------- which images
+
+
+@pytest.mark.parametrize('number, total, expected', [
+    (None, 3, [0, 1, 2]), (9, 3, [0, 1, 2]), (1, 5, [0]), (2, 5, [0, 2]), (4, 10, [0, 2, 5, 7])])
+def test_spread(number, total, expected):
+    assert search_crf.spread(number, total) == expected
+
+
+@pytest.fixture
+def three_records(tmp_path, pairs):
+    return {name: write_named(tmp_path / f'{name}.record', names, pairs)
+            for name, names in (('train', 'abcd'), ('val', 'efg'), ('mixed', 'aeh'), ('held_out', 'hi'))}
+
+
+def check(record, settings):
+    search_crf.check_images(record, search_crf.read_names(record), settings)
+
+
+def test_images_of_the_validation_are_refused(three_records):
+    settings = {'dataset_train': three_records['train'], 'dataset_val': three_records['val']}
+    for name, told in (('val', '3 of its 3'), ('mixed', '1 of its 3')):
+        with pytest.raises(UserError) as caught:
+            check(three_records[name], settings)
+        assert str(caught.value).startswith(f'{three_records[name]}: {told} images are in the record that the run is')
+        assert '\n' not in str(caught.value) and str(caught.value).endswith('by --dataset')
+
+
+def test_images_of_the_training_are_warned_of(three_records, capsys):
+    settings = {'dataset_train': three_records['train'], 'dataset_val': three_records['val']}
+    check(three_records['held_out'], settings)
+    assert capsys.readouterr().err == ''
+    check(three_records['train'], settings)
+    assert capsys.readouterr().err.startswith('warning: 4 of the 4 images')
+
+
+def test_records_that_are_no_longer_there(three_records, tmp_path, capsys):
+    """A record of the name of the validation record is refused, and of others it is said that nothing is known."""
+    settings = {'dataset_train': three_records['train'], 'dataset_val': 'elsewhere/val.record'}
+    with pytest.raises(UserError, match='3 of its 3 images are in the record that the run is scored on, elsewhere/val'):
+        check(three_records['val'], settings)
+    check(three_records['held_out'], settings)
+    assert capsys.readouterr().err.startswith('warning: the record that the run is scored on (elsewhere/val.record) is')
+    check(three_records['held_out'], {})
+    assert capsys.readouterr().err.count('is not known: see to it yourself') == 2
+
+
+# ------------------------------------------------------------------------------------------- the program
+
+
+@pytest.fixture(scope='module')
+def held_out(tmp_path_factory):
+    names = [f'held{number}' for number in range(len(SIZES))]
+    return write_named(tmp_path_factory.mktemp('records') / 'held_out.record', names,
+                       [draw_pair(height, width, 10 + number) for number, (height, width) in enumerate(SIZES)])
+
+
+def flags(trained, record, folder, *others):
+    return ['--checkpoint_path', str(trained / 'train'), '--dataset', record, '--output_dir', str(folder), '--trials',
+            '4', '--num_workers', '1', *others]
+
+
+@pytest.fixture(scope='module')
+def searched(trained, held_out, tmp_path_factory):
+    """A folder that the script wrote; as a script, whose processes must not run it again."""
+    folder = tmp_path_factory.mktemp('searched')
+    script = os.path.join(os.path.dirname(train.__file__), 'tools', 'search_crf.py')
+    done = subprocess.run([sys.executable, script, *flags(trained, held_out, folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'without CRF' in done.stdout and "DeepLab's" in done.stdout and 'warning' not in done.stderr
+    return folder
+
+
+def test_what_the_script_writes(searched, trained, held_out):
+    content = json.loads((searched / 'crf.json').read_text())
+    found = content.pop('found')
+    assert content == crf.read_parameters(str(searched / 'crf.json'))._asdict()
+    checkpoint = train.find_checkpoint(str(trained / 'train'))
+    assert (found['dataset'], found['images'], found['checkpoint'], found['step']) == (held_out, 5, checkpoint, 3)
+    assert (found['sha256'], found['trials'], found['seed']) == (evaluate.hash_checkpoint(checkpoint), 4, 0)
+    lines = [line.split(',') for line in (searched / 'trials.csv').read_text().splitlines()]
+    assert len(lines) == 5 and lines[0] == ['trial', 'kind', *crf.Parameters._fields, 'mean_iou', 'seconds']
+    assert lines[1][1:8] == ['defaults', '5', '10', '3', '50', '20', '10']
+    assert max(float(line[8]) for line in lines[1:]) == pytest.approx(found['mean_iou']['best'], abs=1e-6)
+    assert np.array(Image.open(searched / 'trials.png')).std() > 10
+
+
+def test_the_scores_are_those_of_evaluate(searched, trained, held_out):
+    scores = json.loads((searched / 'crf.json').read_text())['found']['mean_iou']
+    found = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), held_out, with_crf=True).scores
+    assert scores['without_crf'] == found['plain'].figures()['mean_iou']
+    assert scores['defaults'] == pytest.approx(found['crf'].figures()['mean_iou'], abs=0.002)
+
+
+@pytest.fixture
+def copied(searched, tmp_path):
+    shutil.copytree(searched, tmp_path / 'copied')
+    return tmp_path / 'copied'
+
+
+def test_a_second_search_takes_the_maps_as_they_are(copied, trained, held_out, monkeypatch):
+    before = (copied / 'crf.json').read_text()
+    monkeypatch.setattr(train, 'load_predictor', lambda *args: pytest.fail('predicts again'))
+    search_crf.main(flags(trained, held_out, copied))
+    assert (copied / 'crf.json').read_text() == before
+    search_crf.main(flags(trained, held_out, copied, '--num_images', '2'))
+    assert json.loads((copied / 'crf.json').read_text())['found']['images'] == 2
+
+
+def test_maps_that_a_killed_search_left_half_written_are_predicted_again(copied, trained, held_out, monkeypatch):
+    before, predicted = (copied / 'crf.json').read_text(), []
+    folder, = (copied / 'maps').iterdir()
+    maps = sorted(folder.iterdir())
+    whole = maps[1].read_bytes()
+    maps[1].write_bytes(whole[:len(whole) // 2])
+    (folder / 'partial-1-000004.npz').write_bytes(whole[:50])
+    maps[4].unlink()
+    original = train.predict_example
+    monkeypatch.setattr(train, 'predict_example',
+                        lambda *args: predicted.append(args[2]['filename']) or original(*args))
+    search_crf.main(flags(trained, held_out, copied))
+    assert predicted == [b'held1', b'held4'] and sorted(folder.iterdir()) == maps
+    assert (copied / 'crf.json').read_text() == before
+
+
+def test_other_scales_are_other_maps(copied, trained, held_out):
+    search_crf.main(flags(trained, held_out, copied, '--scales', '0.5,1', '--flip'))
+    assert len(list((copied / 'maps').iterdir())) == 2
+    found = json.loads((copied / 'crf.json').read_text())['found']
+    assert (found['scales'], found['flip']) == ([0.5, 1], True)
+
+
+def test_ctrl_c_shows_what_was_found_so_far(copied, trained, held_out, monkeypatch, capsys):
+    def interrupted(trials, number, random):
+        if len(trials) == 2:
+            raise KeyboardInterrupt
+        return original(trials, number, random)
+
+    original = search_crf.propose
+    monkeypatch.setattr(search_crf, 'propose', interrupted)
+    assert search_crf.main(flags(trained, held_out, copied)) == 130
+    assert 'stopped after 2 of 4 trials' in capsys.readouterr().out
+    assert json.loads((copied / 'crf.json').read_text())['found']['trials'] == 2
+
+
+def test_validation_images_and_void_and_missing_records_are_one_line(trained, record, tmp_path):
+    black, all_void = np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 255, np.uint8)
+    void = write_named(tmp_path / 'void.record', ['v'], [(black, all_void)])
+    for path, told in ((record, '5 of its 5 images are in the record that the run is scored on'),
+                       (void, 'the images have no annotated pixel'), (str(tmp_path / 'no.record'), 'no such file')):
+        with pytest.raises(UserError, match=told):
+            search_crf.main(flags(trained, path, tmp_path / 'out'))
+    assert not (tmp_path / 'out' / 'crf.json').exists()
+
+
+def test_that_no_crf_is_better_is_said(tmp_path, capsys):
+    trials = [search_crf.Trial(kind, parameters, iou, 1.0) for kind, parameters, iou in (
+        ('defaults', crf.DEFAULTS, 0.5), ("DeepLab's", search_crf.DEEPLABS, 0.55))]
+    search_crf.print_results(trials, 0.55)
+    assert 'none of 2 settings is better than no CRF' in capsys.readouterr().out
+    search_crf.print_results(trials, 0.54)
+    assert 'none' not in capsys.readouterr().out
+    search_crf.write_results(str(tmp_path), trials, 0.55, FACTS)
+    assert crf.read_parameters(str(tmp_path / 'crf.json')) == search_crf.DEEPLABS
+    assert search_crf.find_best(trials + [trials[1]._replace(kind='random')]) is trials[1]
+    assert not math.isnan(json.loads((tmp_path / 'crf.json').read_text())['found']['mean_iou']['best'])
+
+
+# ------------------------------------------------------------------------------------------- --crf_params elsewhere
+
+
+@pytest.fixture
+def without_iterations(tmp_path):
+    """A file of parameters with which the CRF changes nothing."""
+    path = str(tmp_path / 'none.json')
+    utils.save_json(path, crf.Parameters(iterations=0)._asdict())
+    return path
+
+
+def test_evaluate_takes_the_parameters(trained, held_out, tmp_path, without_iterations):
+    given = ['--checkpoint_path', str(trained / 'train'), '--dataset', held_out, '--output_dir', str(tmp_path), '--crf']
+    metrics = []
+    for others in ([], ['--crf_params', without_iterations]):
+        evaluate.main([*given, *others])
+        metrics.append(json.loads((tmp_path / 'metrics.json').read_text()))
+    assert metrics[0]['crf']['confusion'] != metrics[0]['confusion'] == metrics[1]['confusion']
+    assert metrics[1]['crf']['confusion'] == metrics[1]['confusion']
+    assert metrics[0]['scorecard']['crf_parameters'] == {**crf.DEFAULTS._asdict()}
+    assert metrics[1]['scorecard']['crf_parameters'] == {**crf.DEFAULTS._asdict(), 'iterations': 0}
+
+
+def test_predict_takes_the_parameters(monkeypatch, without_iterations):
+    image, label, probabilities = noisy_map(0)
+    monkeypatch.setattr(train, 'predict_image', lambda *args: probabilities)
+    for others, expected in (([], label), (['--crf_params', without_iterations], probabilities.argmax(axis=-1))):
+        maps = predict.predict(None, None, image, predict.parse_args(['--images', 'a.png', '--crf', *others]))
+        np.testing.assert_array_equal(maps['crfed'], expected)
+
+
+@pytest.mark.parametrize('program, others', [(evaluate, []), (predict, ['--images', 'a.png'])])
+def test_parameters_of_a_crf_that_nobody_asked_for(program, others, without_iterations, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        program.parse_args([*others, '--crf_params', without_iterations])
+    assert caught.value.code == 2 and '--crf_params: changes nothing without --crf; add it' in capsys.readouterr().err
+    assert program.parse_args([*others, '--crf', '--crf_params', without_iterations]).crf_params.iterations == 0
+    assert program.parse_args(others).crf_params == crf.DEFAULTS
+    with pytest.raises(UserError, match='--crf_params .*no.json: No such file'):
+        program.parse_args([*others, '--crf', '--crf_params', str(tmp_path / 'no.json')])
