@@ -7,10 +7,13 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import threading
+import warnings
 
 import cv2
 import numpy as np
@@ -304,6 +307,20 @@ class StopSignals:
 CURES = {errno.ENOSPC: 'free some space and start again', errno.EDQUOT: 'free some space and start again',
          errno.EFBIG: 'raise the limit on file sizes (ulimit -f) and start again',
          **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'make it accessible, or name another')}
+
+
+def quiet_tensorflow():
+    """Keeps notices of deprecation off the terminal: this suite is TF1-style on purpose."""
+    logging.getLogger('tensorflow').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', message='`layer.apply` is deprecated')  # raised by slim's layers
+
+
+def find_reason(error):
+    """The reason in a TensorFlow error, one line of str; the rest of its message describes the graph."""
+    of_graph = r'\{\{.*?\}\} *|^Error in user-defined function .* iterator: \S+: '
+    lines = [re.sub(of_graph, '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
+             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:', 'From /job:'))]
+    return next((line[:200] for line in lines if line), type(error).__name__)
 
 
 def run_program(main):

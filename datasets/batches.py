@@ -8,6 +8,7 @@ seconds and 600 MB, for the conversion and the results page have no use for it.
 import os
 import struct
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from datasets import augmentation, records
 from datasets.records import IGNORE_LABEL
-from utils import UserError, is_control, open_file
+from utils import UserError, find_reason, is_control, open_file
 
 # How to parse an example: what the network needs of the schema in dataset.py.
 FEATURES = {
@@ -186,6 +187,39 @@ def _find_frame(data):
         else:
             position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')
     return None
+
+
+class Reader(NamedTuple):
+    """A record's complete images, read round and round; running `initializer` goes back to the start.
+
+    record: str. num_examples: int. initializer: op. next_example: dict of tensors, see whole_images.
+    """
+    record: str
+    num_examples: int
+    initializer: tf.Operation
+    next_example: dict
+
+
+def build_reader(record, num_examples, number_of_classes=21, skip=0):
+    """A Reader in the default graph; it starts at the image after the first `skip`. See whole_images."""
+    images = whole_images(record, number_of_classes)
+    images = images.apply(tf.data.experimental.assert_cardinality(num_examples))
+    iterator = tf.data.make_initializable_iterator(images.repeat().skip(skip))
+    return Reader(record, num_examples, iterator.initializer, iterator.get_next())
+
+
+def run_input(session, fetches, record):
+    """session.run of something that reads from a record.
+
+    Raises:
+        UserError: the record cannot be read or decoded, or its length has changed.
+    """
+    try:
+        return session.run(fetches)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError,
+            tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError) as error:
+        raise UserError(f'{record}: cannot be read or decoded ({find_reason(error)}); '
+                        'write it again with convert_fcn_dataset.py') from None
 
 
 def whole_images(record, number_of_classes=21):

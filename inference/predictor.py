@@ -1,0 +1,142 @@
+"""A network predicts: one image, or every image of a record at its true size, and its scores over a record.
+
+    predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+    probabilities = predict_image(session, predictor, image)
+
+The function that builds the network is handed in, so that nothing here depends on train.py.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tqdm
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+from datasets.batches import run_input
+from inference import averaging, weights
+from inference.scores import Score, cross_entropy
+from utils import UserError
+
+
+class Predictor(NamedTuple):
+    """A network that predicts one image at a time.
+
+    image: placeholder, uint8 [1, H, W, 3] RGB.
+    probabilities: float32 [1, H, W, C], softmax.
+    network: train.Network.
+    """
+    image: tf.Tensor
+    probabilities: tf.Tensor
+    network: tuple
+
+
+def session_config():
+    """How sessions compute, a tf.ConfigProto: GPU memory is taken as it is needed, float32 everywhere."""
+    config = tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
+    # Constant folding would keep Adam's first zeros for good: half a gigabyte.
+    config.graph_options.rewrite_options.constant_folding = RewriterConfig.OFF
+    return config
+
+
+def build_predictor(fcn, network):
+    """Builds a network for prediction in the default graph, on the variables that are there.
+
+    Args:
+        fcn: function of images and a network to logits, such as train.fcn.
+        network: train.Network.
+
+    Returns:
+        Predictor.
+    """
+    image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
+    with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA would compile for every size of image
+        return Predictor(image, tf.nn.softmax(fcn(image, network), name='probabilities'), network)
+
+
+def load_predictor(session, checkpoint, fcn, network):
+    """Builds a network for prediction in the default graph, and sets its variables from a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged or holds another network.
+    """
+    predictor = build_predictor(fcn, network)
+    weights.restore(session, checkpoint, weights.network_variables())
+    return predictor
+
+
+# ------------------------------------------------------------------------------------------- one image
+
+
+def predict_image(session, predictor, image, scales=(1.0,), flip=False):
+    """Predicts one image.
+
+    Args:
+        session: with the network's weights.
+        predictor: Predictor.
+        image: uint8 RGB [H, W, 3].
+        scales, flip: see averaging.average_probabilities.
+
+    Returns:
+        float32 [H, W, C], softmax.
+    """
+    def run(scaled):
+        return session.run(predictor.probabilities, {predictor.image: scaled[np.newaxis]})[0]
+
+    return averaging.average_probabilities(run, image, scales, flip)
+
+
+def predict_example(session, predictor, example, record, scales=(1.0,), flip=False):
+    """predict_image for an example of batches.whole_images.
+
+    Raises:
+        UserError: memory does not suffice; `record`, a path, is named.
+    """
+    try:
+        return predict_image(session, predictor, example['image'], scales, flip)
+    except tf.errors.ResourceExhaustedError:
+        height, width, _ = example['image'].shape
+        raise UserError(f'{record}: out of memory at {example["filename"].decode(errors="replace")}, '
+                        f'{width} x {height} pixels; leave it out, or run on the CPU') from None
+
+
+# ------------------------------------------------------------------------------------------- a record
+
+
+def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):
+    """Predicts every image of a record at its true size, one after the other.
+
+    Args:
+        session: with the network's weights.
+        predictor: Predictor.
+        reader: batches.Reader.
+        before_each: function that is called before each image; an exception there ends the iteration.
+        scales, flip: see averaging.average_probabilities.
+
+    Yields:
+        example: dict, see batches.whole_images.
+        probabilities: float32 [H, W, C].
+
+    Raises:
+        UserError: the record cannot be read, or memory does not suffice for an image.
+    """
+    session.run(reader.initializer)
+    for _ in range(reader.num_examples):
+        before_each()
+        example = run_input(session, reader.next_example, reader.record)
+        yield example, predict_example(session, predictor, example, reader.record, scales, flip)
+
+
+def score_record(session, predictor, reader, before_each=lambda: None):
+    """Scores the network on every image of a record. For the arguments see predict_record.
+
+    Returns:
+        score: scores.Score.
+        loss_per_pixel: float, mean cross-entropy over all pixels that are not void; nan if there are none.
+    """
+    score, loss = Score(predictor.network.number_of_classes), 0.0
+    predictions = predict_record(session, predictor, reader, before_each)
+    for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):
+        score.add(example['label'], probabilities.argmax(axis=-1))
+        loss += cross_entropy(example['label'], probabilities)
+    pixels = score.confusion.sum()
+    return score, loss / pixels if pixels else float('nan')

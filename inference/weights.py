@@ -1,0 +1,137 @@
+"""What a trained network left on disk: its checkpoint is found, looked into, and restored.
+
+    checkpoint = find_checkpoint('results/best')
+    restore(session, checkpoint, network_variables())
+
+Writing checkpoints, and resuming from them, is in training/checkpoints.py.
+"""
+import json
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+import utils
+from datasets import classes
+from utils import UserError
+
+UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)  # what TensorFlow raises for a damaged file
+
+
+def find_checkpoint(path):
+    """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if os.path.isdir(os.path.join(path, 'train')):
+        path = os.path.join(path, 'train')
+    checkpoint = path
+    if os.path.isdir(path):
+        state = read_state(path)
+        checkpoint = state.model_checkpoint_path if state else None
+    if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
+        raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
+    read_shapes(checkpoint)
+    return checkpoint
+
+
+def read_state(folder):
+    """The file `checkpoint` of a folder, a CheckpointState; None if it is missing or damaged."""
+    try:
+        return tf.train.get_checkpoint_state(folder)
+    except ValueError:
+        return None
+
+
+def checkpoint_step(checkpoint):
+    """The step in a checkpoint's name, int; None if it has none."""
+    step = re.search(r'-(\d+)$', checkpoint)
+    return int(step.group(1)) if step else None
+
+
+def read_shapes(checkpoint):
+    """Names and shapes of a checkpoint's variables, dict of str to list of int.
+
+    Raises:
+        UserError: the file is not a TensorFlow checkpoint, or it is damaged.
+    """
+    try:
+        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    except UNREADABLE:
+        raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
+
+
+# ------------------------------------------------------------------------------------------- restoring
+
+
+def network_variables():
+    """The network's variables in the default graph, fixed upsampling kernels included, the optimiser's excluded."""
+    return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES)
+
+
+def full_name(variable):
+    """A variable's name in a checkpoint, str. A slice of a partitioned variable has the name of the full one."""
+    full = variable._get_save_slice_info()  # what tf.train.Saver looks at
+    return full.full_name if full else variable.op.name
+
+
+def full_shape(variable):
+    """A variable's shape in a checkpoint, list of int; see full_name."""
+    full = variable._get_save_slice_info()
+    return list(full.full_shape) if full else variable.shape.as_list()
+
+
+def restore(session, checkpoint, variables):
+    """Sets `variables` from the checkpoint, by name.
+
+    Raises:
+        UserError: a variable is missing or has another shape (the first is named), or the file is damaged.
+    """
+    shapes = read_shapes(checkpoint)
+    for variable in variables:
+        name, wanted = full_name(variable), full_shape(variable)
+        if name not in shapes:
+            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
+        if shapes[name] != wanted:
+            raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
+                            ' (is --fc_channels the same?)')
+    try:
+        tf.train.Saver(variables).restore(session, checkpoint)
+    except UNREADABLE:
+        raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
+
+
+# ------------------------------------------------------------------------------------------- settings and classes
+
+
+def read_settings(folder):
+    """The settings.json that train.py writes beside its checkpoints, dict; empty if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = os.path.join(folder, 'settings.json')
+    try:
+        with utils.open_file(path, encoding='utf-8') as file:
+            return dict(json.load(file))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f'{path}: not the settings of a run; remove it') from None
+
+
+def find_classes(checkpoint, classes_file=None):
+    """The classes.ClassSet of a checkpoint of train.py; see classes.of_run.
+
+    Args:
+        checkpoint: str.
+        classes_file: str or None, --classes.
+
+    Raises:
+        UserError: the number of classes is another, or the checkpoint is not one of train.py.
+    """
+    scores = read_shapes(checkpoint).get('vgg_16/fc8/weights')
+    if scores is None:
+        raise UserError(f'{checkpoint}: variable vgg_16/fc8/weights is missing; take a checkpoint of train.py')
+    return classes.of_run(read_settings(os.path.dirname(checkpoint)), scores[-1], checkpoint, classes_file)
