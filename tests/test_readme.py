@@ -1,17 +1,18 @@
-"""The walk-through of both READMEs shows the code as it is, and their tables every flag."""
+"""Both READMEs and docs/: code, flags, figures, links and messages are those of the project."""
 import os
 import re
 
 import pytest
 
-import convert_fcn_dataset
-import evaluate
-import predict
-import train
-from report import page
+from tools import write_flags
 
-ROOT = os.path.dirname(train.__file__)
-both_languages = pytest.mark.parametrize('readme', ['README.md', 'README.zh-CN.md'])
+ROOT = write_flags.ROOT
+READMES = ('README.md', 'README.zh-CN.md')
+both_languages = pytest.mark.parametrize('readme', READMES)
+PAGES = (*READMES, 'CONTRIBUTING.md', 'results/README.md',
+         *(f'docs/{name}' for name in sorted(os.listdir(os.path.join(ROOT, 'docs'))) if name.endswith('.md')))
+ROOMS = ('.', 'datasets', 'inference', 'training', 'report', 'tools', 'benchmarks')
+OF_OTHERS = ('failed call to cuInit', 'out of memory')  # messages that are TensorFlow's, too
 
 
 def read(name):
@@ -19,8 +20,19 @@ def read(name):
         return file.read()
 
 
+def modules():
+    """Paths of all modules but tests, list of str."""
+    paths = [os.path.normpath(os.path.join(room, name)) for room in ROOMS for name in os.listdir(os.path.join(ROOT, room))
+             if name.endswith('.py') and name not in ('__init__.py', '__main__.py')]
+    return sorted(paths)
+
+
 def significant_lines(text):
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def table_rows(text):
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
 
 
 @both_languages
@@ -42,41 +54,82 @@ def test_every_step_is_marked_in_train_py(readme):
     assert re.findall(r'^\*\*(\d)\. ', read(readme), re.MULTILINE) == steps
 
 
-@both_languages
-@pytest.mark.parametrize('program', [train, convert_fcn_dataset, evaluate, predict, page])
-def test_every_flag_is_in_the_readme(program, readme):
-    for flag in vars(program.parse_args(['--images', 'photo.jpg'] if program is predict else [])):
-        assert f'`--{flag}`' in read(readme), flag
+def test_the_flags_page_is_what_the_script_writes():
+    assert read('docs/flags.md') == write_flags.write(), 'run python tools/write_flags.py'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_use_flags_that_exist(page):
+    """Every --flag that a page names is one of a program, of make's or pip's."""
+    known = set(re.findall(r'`(--\w+)`', read('docs/flags.md'))) | {'--help', '--logdir', '--count'}
+    assert set(re.findall(r'--[a-z]\w+', read(page))) <= known
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_resolve(page):
+    """Relative links and pictures exist, and so do the headings they point at."""
+    text = re.sub(r'```.*?```', '', read(page), flags=re.DOTALL)
+    for link in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', text):
+        path, _, heading = (link[0] or link[1]).partition('#')
+        if re.match('https?:', path):
+            continue
+        target = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+        assert os.path.exists(os.path.join(ROOT, target)), link
+        if heading:
+            assert heading in headings(read(target)), link
+
+
+def headings(text):
+    """The names by which a page's headings are linked, set of str."""
+    return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in
+            re.findall(r'^#+ (.*)$', text, re.MULTILINE)}
 
 
 @both_languages
-def test_every_file_that_the_readme_names_exists(readme):
-    named = re.findall(r'\((results/[^)]+|LICENSE)\)|"(results/[^"]+)"', read(readme))
-    for name in [first or second for first, second in named]:
-        assert os.path.exists(os.path.join(ROOT, name)), name
+def test_messages_in_troubleshooting_exist(readme):
+    """A message in bold code is one that the code prints; '...' stands for what varies."""
+    code = ''.join(read(path) for path in modules())
+    text = re.search(r'^## (?:Troubleshooting|常见问题)\n(.*?)^## ', read(readme), re.DOTALL | re.MULTILINE).group(1)
+    messages = re.findall(r'\*\*`([^`]+)`\*\*', text)
+    assert len(messages) >= 6
+    for part in (part.strip() for message in messages for part in message.split('...') if part.strip()):
+        assert part in OF_OTHERS or part in code, part
 
 
-def table_rows(text):
-    return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
+def test_contributing_lists_every_module():
+    listed = re.findall(r'^\| `([\w/]+\.py)`', read('CONTRIBUTING.md'), re.MULTILINE)
+    assert sorted(listed) == modules()
 
 
-@both_languages
-def test_speed_figures_are_those_of_the_benchmarks(readme):
-    """A row of README has the medians of a line of results/benchmarks.md."""
+def test_both_readmes_have_the_same_commands_and_figures():
+    """Commands, code and links are the same in both languages, apart from comments."""
+    def facts(readme):
+        text = read(readme)
+        return (re.findall(r'^ {4}\S.*$', text, re.MULTILINE), re.findall(r'```python\n.*?```', text, re.DOTALL),
+                [cells[-1] for cells in table_rows(text) if re.match(r'^[0-9.]+$', cells[-1])],
+                re.findall(r'\]\((docs/[^)]+)\)', text))
+    for english, chinese in zip(facts('README.md'), facts('README.zh-CN.md')):
+        assert english == chinese
+
+
+def test_readme_is_short():
+    assert len(read('README.md').splitlines()) <= 280
+
+
+def test_speed_figures_are_those_of_the_benchmarks():
+    """A row of docs/speed.md has the medians of a line of results/benchmarks.md."""
     lines = [[re.sub(r' \(.*', '', cell) for cell in cells[:6]] for cells in table_rows(read('results/benchmarks.md'))]
-    section = re.search(r'make bench VOC.*?\n## ', read(readme), re.DOTALL).group()
-    quoted = table_rows(section)[2:]
+    quoted = [cells for cells in table_rows(read('docs/speed.md'))[2:] if len(cells) == 6]
     assert len(quoted) >= 10
     for cells in quoted:
         assert cells in lines
 
 
-@both_languages
-def test_compared_runs_are_those_of_the_results(readme):
-    """A row of README has name, images and scores of a line of results/compare."""
+def test_compared_runs_are_those_of_the_results():
+    """A row of docs/recipes.md has name, images and scores of a line of results/compare."""
     lines = [[cells[i] for i in (0, 3, 4, 5, 6)] for study in ('camvid', 'voc')
              for cells in table_rows(read(f'results/compare/{study}.md'))]
-    quoted = [cells for cells in table_rows(read(readme)) if len(cells) == 5 and re.match('[0-9]', cells[1])]
+    quoted = [cells for cells in table_rows(read('docs/recipes.md')) if len(cells) == 5 and re.match('[0-9]', cells[1])]
     assert len(quoted) >= 10
     for cells in quoted:
         assert cells in lines
