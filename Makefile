@@ -1,24 +1,27 @@
-# make demo: the whole way on drawn data, in some minutes on two CPU cores. make test: linter and tests.
-# make voc: the real job. All install what they need into .venv first. PYTHON=python3.11 chooses the interpreter.
+# make demo: all stages on drawn data, in nine minutes on two CPU cores. make voc: the real job.
+# make check: linter and fast tests. make test: all tests.
+# Every target installs what it needs into .venv first. PYTHON=python3.11 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := out/demo
-# Of make voc: where VOCdevkit and vgg_16.ckpt are or come to be, flags of tools/download.py and of train.py.
+# For make voc: the folder of VOCdevkit and vgg_16.ckpt, flags of tools/download.py and of train.py.
 VOC_HOME ?= .
 VOC_OUT ?= results
 VOC_DOWNLOAD_FLAGS ?=
 VOC_TRAIN_FLAGS ?= --recipe adamw --max_steps 13500 --eval_steps 1000
 
-.PHONY: help install test demo voc overfit bench clean
+.PHONY: help install check test demo voc overfit bench clean
 
 help:
-	@echo 'make install   virtual environment .venv with all requirements'
-	@echo 'make test      linter and tests'
-	@echo 'make demo      draw sample data, convert, train, evaluate; results page $(DEMO)/index.html'
-	@echo 'make voc       fetch VOC2012 and the weights of VGG16 (2.6 GB), convert, train; VOC_TRAIN_FLAGS=... for train.py'
+	@echo 'make install   make the virtual environment .venv with all requirements'
+	@echo 'make demo      draw sample data, convert, train, evaluate (9 minutes); results page $(DEMO)/index.html'
+	@echo 'make voc       download VOC2012 and the weights of VGG16 (2.6 GB), convert, train'
+	@echo '               VOC_HOME=/data: where the downloads go; VOC_TRAIN_FLAGS=...: flags of train.py'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
-	@echo 'make bench     measure speed and memory, 30 minutes; results/benchmarks.md; VOC=... as above, or drawn data'
+	@echo 'make bench     measure speed and memory (30 minutes), write results/benchmarks.md; VOC=... or drawn data'
+	@echo 'make check     run the linter and the fast tests (2 minutes)'
+	@echo 'make test      run the linter and all tests (10 minutes)'
 	@echo 'make clean     remove .venv and out'
 
 install: .venv/installed
@@ -28,6 +31,10 @@ install: .venv/installed
 	$(BIN)/pip install --upgrade pip
 	$(BIN)/pip install -r requirements-dev.txt
 	touch $@
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test: install
 	$(BIN)/ruff check .
@@ -51,7 +58,7 @@ voc: install
 		$(VOC_TRAIN_FLAGS)
 
 overfit: install
-	@test -d '$(VOC)' || { echo 'name a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
+	@test -d '$(VOC)' || { echo 'give a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
 	$(BIN)/python convert_fcn_dataset.py --data_dir '$(VOC)' --output_dir out/overfit
 	$(BIN)/python tools/convert_vgg_weights.py --source hed --output out/overfit/vgg_16.ckpt
 	$(BIN)/python tools/overfit.py --dataset out/overfit/fcn_train.record \

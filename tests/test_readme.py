@@ -22,9 +22,9 @@ def read(name):
 
 def modules():
     """Paths of all modules but tests, list of str."""
-    paths = [os.path.normpath(os.path.join(room, name)) for room in ROOMS for name in os.listdir(os.path.join(ROOT, room))
-             if name.endswith('.py') and name not in ('__init__.py', '__main__.py')]
-    return sorted(paths)
+    return sorted(os.path.normpath(os.path.join(room, name)) for room in ROOMS
+                  for name in os.listdir(os.path.join(ROOT, room))
+                  if name.endswith('.py') and name not in ('__init__.py', '__main__.py'))
 
 
 def significant_lines(text):
@@ -62,7 +62,7 @@ def test_the_flags_page_is_what_the_script_writes():
 def test_commands_use_flags_that_exist(page):
     """Every --flag that a page names is one of a program, of make's or pip's."""
     known = set(re.findall(r'`(--\w+)`', read('docs/flags.md'))) | {'--help', '--logdir', '--count'}
-    assert set(re.findall(r'--[a-z]\w+', read(page))) <= known
+    assert set(re.findall(r'--[a-z]\w+\b(?!--)', read(page))) <= known
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -9,12 +9,12 @@ import os
 import sys
 from unittest import mock
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import utils
 from training import recipes
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = {  # command to module
     'train.py': 'train',
     'convert_fcn_dataset.py': 'convert_fcn_dataset',
