@@ -29,8 +29,9 @@ import utils
 from datasets import check as dataset_doctor
 from datasets import classes, pictures, sbd
 from datasets.check import SMALL_SIDE, Finding, Pair
+from datasets.classes import IGNORE_LABEL
 from datasets.pictures import BadFileError
-from datasets.records import IGNORE_LABEL, make_example, write_example
+from datasets.records import make_example, write_example
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png')
 MAX_LIST_BYTES = 2 ** 25  # of a split file: two million ids of 16 letters

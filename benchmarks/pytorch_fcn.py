@@ -11,7 +11,6 @@ from torch.nn import functional
 
 import vgg
 from benchmarks.measure import Round, count_cores, warm_up_then
-from datasets import records
 from utils import bilinear_upsample_weights
 
 
@@ -86,7 +85,7 @@ def load_weights(network, variables):
 
 def segmentation_loss(logits, labels):
     """Loss of train.segmentation_loss: summed over each row, then the mean over rows and batch; 255 is in no sum."""
-    total = functional.cross_entropy(logits, labels, ignore_index=records.IGNORE_LABEL, reduction='sum')
+    total = functional.cross_entropy(logits, labels, ignore_index=classes.IGNORE_LABEL, reduction='sum')
     return total / (labels.shape[0] * labels.shape[1])
 
 

@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
 from datasets import augmentation, records
-from datasets.records import IGNORE_LABEL
+from datasets.classes import IGNORE_LABEL
 from utils import UserError, find_reason, is_control, open_file
 
 # How to parse an example: what the network needs of the schema in dataset.py.

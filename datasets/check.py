@@ -14,7 +14,7 @@ from PIL import Image
 
 import utils
 from datasets import classes
-from datasets.records import IGNORE_LABEL
+from datasets.classes import IGNORE_LABEL
 
 SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
 SHOWN = 10  # findings of a kind on the terminal; the JSON has all

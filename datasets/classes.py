@@ -15,6 +15,7 @@ import numpy as np
 import utils
 from utils import UserError
 
+IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
 MAX_CLASSES = 254  # the values 0 to 253: 255 is void, and its colour nobody else's
 MAX_BYTES = 2 ** 16  # of a file of names
 COLOUR = re.compile('#([0-9a-fA-F]{6})')

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datasets import classes
-from datasets.records import IGNORE_LABEL, MAX_FILE_BYTES, MAX_PIXELS, MAX_SCANS, has_endless_scans
+from datasets.classes import IGNORE_LABEL
+from datasets.records import MAX_FILE_BYTES, MAX_PIXELS, MAX_SCANS, has_endless_scans
 
 # Masks are flat areas: run lengths pack VOC's a third smaller than zlib's level 1 and no slower.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)

@@ -18,8 +18,6 @@ import struct
 
 import google_crc32c
 
-IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
-
 # What bounds the memory and the time that a damaged or hostile file can take.
 MAX_PIXELS = 2 ** 26  # of an image or a mask
 MAX_FILE_BYTES = 2 ** 28  # of an image's or a mask's file

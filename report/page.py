@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 import utils
-from datasets import classes, records
+from datasets import classes
 from utils import UserError
 
 CURVE_POINTS = 1000  # more than a screen has pixels for
@@ -328,7 +328,7 @@ def read_classes(settings):
 def class_legend(class_set):
     """Name and CSS colour of every class, and of void."""
     palette = class_set.palette
-    named = [*enumerate(class_set.names), (records.IGNORE_LABEL, 'void: not counted')]
+    named = [*enumerate(class_set.names), (classes.IGNORE_LABEL, 'void: not counted')]
     return [{'name': name, 'colour': 'rgb({}, {}, {})'.format(*palette[index])} for index, name in named]
 
 

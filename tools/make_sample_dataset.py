@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from datasets.classes import VOC
-from datasets.records import IGNORE_LABEL
+from datasets.classes import IGNORE_LABEL, VOC
 from utils import ArgumentParser, UserError, non_negative_int, positive_int, run_program, save_image, save_labels
 
 # How hard the data set is: all of it is set here.

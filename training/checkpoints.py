@@ -1,146 +1,114 @@
-"""Checkpoints: found, tested, restored and written.
+"""A run's checkpoints: what training starts from, what it resumes from, and how a checkpoint is written.
 
-tf.train.Saver writes the files of model.ckpt-STEP in this order, each under a temporary name that is changed when it is
-complete: `.data-00000-of-00001`, `.index`, then `checkpoint`, which names the newest. Only then does it remove the
-oldest. So a program may be killed at any moment: what `checkpoint` names is complete. What a machine that crashes, a
-disk or a copy has damaged is found by the checksum that a checkpoint has of each variable.
+tf.train.Saver writes the files of model.ckpt-STEP in this order, each under a temporary name until it is complete:
+`.data-00000-of-00001`, `.index`, then `checkpoint`, which names the newest. Only then does it remove the oldest. So a
+program may be killed at any moment: what `checkpoint` names is complete. Damage by a crash of the machine, a disk or a
+copy shows in the checksum that a checkpoint has of each variable.
 """
+import collections
 import glob
+import math
 import os
 import re
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training import checkpoint_index
-from utils import UserError
+from inference.weights import (
+    UNREADABLE,
+    checkpoint_step,
+    find_classes,
+    network_variables,
+    read_settings,
+    read_shapes,
+    read_state,
+    restore,
+)
+from utils import UserError, find_reason
 
 MAX_TO_KEEP = 3
-UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)  # what TensorFlow raises for a damaged file
+LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision; a resumed run may not have had it
+FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
+
+# ------------------------------------------------------------------------------------------- starting weights
 
 
-# ------------------------------------------------------------------------------------------- any checkpoint
+def set_starting_weights(session, resume_from, start_from, class_set):
+    """Sets all variables: from the run's own checkpoint, else from `start_from` as far as that goes, else at random.
 
-
-def find_checkpoint(path):
-    """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
+    Args:
+        session: of the training graph.
+        resume_from: str or None, a checkpoint of this run.
+        start_from: str or None, a checkpoint of VGG16 or of another run. Of a run with the same classes the complete
+            network is taken, else VGG16.
+        class_set: classes.ClassSet.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: a checkpoint is damaged or does not fit.
     """
-    if os.path.isdir(os.path.join(path, 'train')):
-        path = os.path.join(path, 'train')
-    if os.path.isdir(path):
-        state = read_state(path)
-        checkpoint = state.model_checkpoint_path if state else None
+    session.run(tf.global_variables_initializer())
+    if resume_from:
+        known = read_shapes(resume_from)
+        restore(session, resume_from, [variable for variable in tf.global_variables()
+                                       if variable.op.name in known or variable.op.name not in LOSS_SCALE])
+        print(f'resumed from {resume_from}')
+    elif start_from and has_classes(start_from, class_set):
+        restore_fcn(session, start_from)
+    elif start_from:
+        restore_vgg(session, start_from)
     else:
-        checkpoint = path
-    if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
-        raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
-    read_shapes(checkpoint)
-    return checkpoint
+        print('no --checkpoint_path: all of VGG16 starts at random (He); expect to need far more steps')
 
 
-def read_state(folder):
-    """What the file `checkpoint` of a folder says, a CheckpointState; None if there is none, or it is damaged."""
-    try:
-        return tf.train.get_checkpoint_state(folder)
-    except ValueError:
-        return None
-
-
-def find_reason(error):
-    """What a TensorFlow error says went wrong, one line of str: the rest of its message tells of the graph."""
-    of_graph = r'\{\{.*?\}\} *|^Error in user-defined function .* iterator: \S+: '
-    lines = [re.sub(of_graph, '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
-             if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:', 'From /job:'))]
-    return next((line[:200] for line in lines if line), type(error).__name__)
-
-
-def checkpoint_step(checkpoint):
-    """The step in a checkpoint's name, int; None if there is none."""
-    step = re.search(r'-(\d+)$', checkpoint)
-    return int(step.group(1)) if step else None
-
-
-def read_shapes(checkpoint):
-    """Names and shapes of a checkpoint's variables, dict of str to list of int.
-
-    Raises:
-        UserError: the file is no TensorFlow checkpoint, or damaged.
-    """
-    try:
-        checkpoint_index.check_index(checkpoint)
-        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    except UNREADABLE:
-        raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
-
-
-def whole_name(variable):
-    """A variable's name in a checkpoint, str. Of a part of a variable that is held in parts, it is that one's."""
-    whole = variable._get_save_slice_info()  # what tf.train.Saver looks at
-    return whole.full_name if whole else variable.op.name
-
-
-def whole_shape(variable):
-    """A variable's shape in a checkpoint, list of int; see whole_name."""
-    whole = variable._get_save_slice_info()
-    return list(whole.full_shape) if whole else variable.shape.as_list()
-
-
-def restore(session, checkpoint, variables):
-    """Sets `variables` from the checkpoint, by name.
-
-    Raises:
-        UserError: a variable is missing or has another shape, or the file is damaged; the first is named.
-    """
+def has_classes(checkpoint, class_set):
+    """Whether a checkpoint is one of train.py for the classes of a ClassSet; by name, if its run names them."""
     shapes = read_shapes(checkpoint)
-    for variable in variables:
-        name, wanted = whole_name(variable), whole_shape(variable)
-        if name not in shapes:
-            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
-        if shapes[name] != wanted:
-            raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
-                            ' (is --fc_channels the same?)')
-    try:
-        tf.train.Saver(variables).restore(session, checkpoint)
-    except UNREADABLE:
-        raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
+    if FCN_ONLY not in shapes or shapes['vgg_16/fc8/weights'][-1] != len(class_set.names):
+        return False
+    return (not read_settings(os.path.dirname(checkpoint)).get('classes')
+            or find_classes(checkpoint).names == class_set.names)
 
 
-def save(session, saver, folder, step, write_state=True):
-    """Writes FOLDER/model.ckpt-STEP with the saver's variables; write_state makes it the one that FOLDER stands for.
+def restore_vgg(session, checkpoint):
+    """Sets VGG16 up to fc7 from a slim checkpoint; fc8 and the FCN's own layers keep their start.
 
-    Raises:
-        UserError: it cannot be written, for lack of space, say; earlier checkpoints are intact.
+    A file that holds the convolutions only (such as Keras's "notop") leaves fc6 and fc7 at random; this is printed.
     """
-    path = os.path.join(folder, 'model.ckpt')
-    try:
-        saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
-    except (tf.errors.OpError, ValueError) as error:
-        for partial in {*glob.glob(glob.escape(f'{path}-{step}.') + '*'), *find_temporary(folder)}:
-            os.remove(partial)
-        raise UserError(f'{path}-{step}: cannot be written ({find_reason(error)}); '
-                        'free some space and start again: training resumes at the checkpoint before') from None
+    variables = [v for v in network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
+    fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
+    shapes = read_shapes(checkpoint)
+    is_trunk = not any(v.op.name in shapes for v in fully_connected)
+    if is_trunk:
+        variables = [v for v in variables if v not in fully_connected]
+    restore(session, checkpoint, variables)
+    print(f'VGG16 restored from {checkpoint}: {len(variables)} variables'
+          + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else '')
+          + ('; its run has other classes: their scores start anew' if FCN_ONLY in shapes else ''))
 
 
-# ------------------------------------------------------------------------------------------- those of a run
+def restore_fcn(session, checkpoint):
+    """Sets the network from a run with the same classes and any model of the family.
+
+    A skip that the run's model lacks keeps its start: zero.
+    """
+    known, variables = read_shapes(checkpoint), network_variables()
+    new = [v for v in variables if v.op.name not in known and '_pool' in v.op.name]
+    restore(session, checkpoint, [v for v in variables if v not in new])
+    skips = [pool for pool in ('pool4', 'pool3') if any(pool in v.op.name for v in new)]
+    print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
 
 
-def list_steps(train_dir):
-    """The steps of the checkpoints in a folder, list of int, ascending. Only a complete one has an index."""
-    names = (re.fullmatch(r'model\.ckpt-(\d+)\.index', name) for name in os.listdir(train_dir))
-    return sorted(int(name.group(1)) for name in names if name)
+# ------------------------------------------------------------------------------------------- resuming
 
 
 def find_resume(train_dir):
-    """The checkpoint that a run goes on from, and its step; (None, 0) for a run that has none yet.
+    """The checkpoint that a run resumes from, and its step; (None, 0) for a run that has none yet.
 
-    That is the one that the file `checkpoint` names; if it is damaged, which is said aloud, the newest before it that
-    is not. To know, all of it is read, before anything is built on its step.
+    It is the one that the file `checkpoint` names; if that is damaged, which is printed, the newest intact one before
+    it. The complete file is read to be sure.
 
     Raises:
-        UserError: there is something, but nothing to go on from; to start anew over it would destroy the run.
+        UserError: there are checkpoints, but none to resume from; starting anew would destroy the run.
     """
     state_file = os.path.join(train_dir, 'checkpoint')
     state, steps = read_state(train_dir), list_steps(train_dir)
@@ -153,9 +121,15 @@ def find_resume(train_dir):
                 return checkpoint, step
             print(f'{checkpoint}: {damage}; left out for the one before', flush=True)
     if newest is not None or os.path.exists(state_file):
-        raise UserError(f'{state_file}: names no checkpoint of train.py that is there and whole; bring it back, or '
-                        f'remove {train_dir} to start anew')
+        raise UserError(f'{state_file}: names no complete checkpoint of train.py; bring it back, or remove {train_dir} '
+                        'to start anew')
     return None, 0
+
+
+def list_steps(train_dir):
+    """The steps of the checkpoints in a folder, list of int, ascending. Only a complete one has an index."""
+    names = (re.fullmatch(r'model\.ckpt-(\d+)\.index', name) for name in os.listdir(train_dir))
+    return sorted(int(name.group(1)) for name in names if name)
 
 
 def find_damage(checkpoint):
@@ -163,7 +137,6 @@ def find_damage(checkpoint):
     if not tf.train.checkpoint_exists(checkpoint):
         return 'not there'
     try:
-        checkpoint_index.check_index(checkpoint)
         reader = tf.train.load_checkpoint(checkpoint)
         for name in sorted(reader.get_variable_to_shape_map()):
             value = reader.get_tensor(name)
@@ -174,29 +147,113 @@ def find_damage(checkpoint):
     return None
 
 
-def take_over(saver, train_dir, resume_from):
-    """Has the saver go on with a run's checkpoints, of which those that are no use any more are the first to go.
+# ------------------------------------------------------------------------------------------- writing
 
-    These are the ones after the step that the run resumes at: damaged, or not yet named when the run was killed.
+
+class RunSaver:
+    """Writes a run's checkpoints, and keeps what is not finite out of them.
+
+    Args:
+        session: with all variables set.
+        train_dir: str.
+        resume_from: str or None, the checkpoint there from which the run resumes.
+        check_finite: op that fails if a variable is not finite.
+
+    Attributes:
+        start, done, saved: ints, the step that the run started at, its last step, and the last one in a checkpoint.
     """
-    resumed = checkpoint_step(resume_from)
-    steps = sorted(list_steps(train_dir), key=lambda step: (step <= resumed, step))
-    paths = [os.path.join(os.path.abspath(train_dir), f'model.ckpt-{step}') for step in steps]
-    for path in paths[:-MAX_TO_KEEP]:
-        remove(path)
-    names = [os.path.basename(path) for path in paths[-MAX_TO_KEEP:]]
-    tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names)
-    saver.recover_last_checkpoints(paths[-MAX_TO_KEEP:])
+
+    def __init__(self, session, train_dir, resume_from, check_finite):
+        self.session, self.train_dir, self._check_finite = session, train_dir, check_finite
+        self.saver = make_saver(train_dir, resume_from)
+        self.start = self.done = self.saved = checkpoint_step(resume_from) if resume_from else 0
+        self.recent = collections.deque(maxlen=2)  # (step, filenames) of the newest batches
+
+    def add_step(self, step, filenames, loss):
+        """Counts a step that was done on a batch of `filenames`, list of bytes; UserError if the loss is not finite."""
+        self.recent.append((step, filenames))
+        if not math.isfinite(loss):
+            raise UserError(f'the loss is not finite at step {step}: {self.explain()}')
+        self.done = step
+
+    def save(self):
+        """Writes a checkpoint of the last step, if there is none yet; UserError if that fails."""
+        if self.done > self.saved:
+            self.check_finite()
+            save(self.session, self.saver, self.train_dir, self.done)
+            self.saved = self.done
+
+    def check_finite(self):
+        """Raises UserError if a variable is not finite: the loss shows only the weights before the last update."""
+        try:
+            self.session.run(self._check_finite)
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f'the weights are not finite at step {self.done}, by an update after step {self.saved} '
+                            f'({find_reason(error)}): {self.explain()}') from None
+
+    def explain(self):
+        """The newest batches, one of which made the weights or the loss not finite, and the cure; one line."""
+        batches = '; '.join(f'step {step} {" ".join(b", ".join(names).decode(errors="replace").split())}'
+                            for step, names in self.recent)
+        return (f'examples of {batches}. No checkpoint was written. Start again with a lower --learning_rate: training '
+                'resumes at the last checkpoint; if this comes back at once, its weights are too large already: take '
+                'a new --output_dir')
+
+
+def make_saver(train_dir, resume_from):
+    """A tf.train.Saver that keeps the newest MAX_TO_KEEP checkpoints of a run, those from before a resume included.
+
+    Checkpoints after the resumed step are damaged, or were not yet named when the run was killed: the Saver removes
+    these first.
+
+    Args:
+        train_dir: str.
+        resume_from: str or None, a checkpoint there.
+    """
+    saver = tf.train.Saver(max_to_keep=MAX_TO_KEEP, save_relative_paths=True)  # the folder may be moved
+    if resume_from:
+        resumed = checkpoint_step(resume_from)
+        steps = sorted(list_steps(train_dir), key=lambda step: (step <= resumed, step))
+        paths = [os.path.join(os.path.abspath(train_dir), f'model.ckpt-{step}') for step in steps]
+        for path in paths[:-MAX_TO_KEEP]:
+            remove(path)
+        names = [os.path.basename(path) for path in paths[-MAX_TO_KEEP:]]
+        tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names)
+        saver.recover_last_checkpoints(paths[-MAX_TO_KEEP:])
+    return saver
+
+
+def save(session, saver, folder, step, write_state=True):
+    """Writes FOLDER/model.ckpt-STEP with the saver's variables.
+
+    Args:
+        session: with all variables set.
+        saver: tf.train.Saver.
+        folder: str.
+        step: int.
+        write_state: bool, whether the file `checkpoint` names it as the newest.
+
+    Raises:
+        UserError: it cannot be written, because the disk is full, say; earlier checkpoints are intact.
+    """
+    path = os.path.join(folder, 'model.ckpt')
+    try:
+        saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
+    except (tf.errors.OpError, ValueError) as error:
+        for partial in {*glob.glob(glob.escape(f'{path}-{step}.') + '*'), *find_temporary(folder)}:
+            os.remove(partial)
+        raise UserError(f'{path}-{step}: cannot be written ({find_reason(error)}); '
+                        'free some space and start again: training resumes at the checkpoint before') from None
 
 
 def remove(checkpoint):
-    """Removes a checkpoint's files, the index first: what has none is no checkpoint."""
+    """Removes a checkpoint's files, the index first: without it, it is no checkpoint."""
     for path in glob.glob(glob.escape(checkpoint) + '.index') + glob.glob(glob.escape(checkpoint) + '.data-*'):
         os.remove(path)
 
 
 def find_temporary(folder):
-    """Paths of what a program that was killed while it wrote a checkpoint has left behind, list of str."""
+    """Paths of what a program that was killed while it wrote a checkpoint left behind, list of str."""
     steps = list_steps(folder)
     found = []
     for name in os.listdir(folder):

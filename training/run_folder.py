@@ -1,102 +1,131 @@
-"""The files of a run's folder OUT: one program at a time writes them, and what is there is whole.
+"""The files of a run's folder OUT: one run at a time writes them, and a file is complete or not there.
 
-Tables (log.csv, eval.csv) and TensorBoard's events grow by whole rows and events, or not at all.
+    OUT/train/      checkpoints, settings.json, log.csv, eval.csv, TensorBoard events
+    OUT/eval/       validation pictures
+    OUT/best/       the weights with the best validation score
+
+Tables grow by complete rows, or not at all.
 """
 import contextlib
 import csv
-import fcntl
 import io
 import os
 import re
-import socket
-import time
 
+import filelock
+import psutil
 import tensorflow.compat.v1 as tf
 
 import utils
-from datasets import records
+from datasets import classes
+from inference.weights import read_settings
 from training import checkpoints
-from utils import UserError
+from utils import UserError, find_reason
+
+SAME_NETWORK = ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer')  # settings that a resume must keep
+
+
+def make(output_dir):
+    """Creates OUT/train and OUT/eval; returns OUT/train."""
+    for name in ('eval', 'train'):
+        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
+    return os.path.join(output_dir, 'train')
 
 
 @contextlib.contextmanager
 def lock(train_dir):
-    """Keeps a second run out of the folder. The kernel drops the lock when the program ends, in whatever way.
-
-    Processes that are started meanwhile do not keep it: Python hands them no open files.
+    """Keeps a second run out of the folder. The lock ends with the program, however that ends.
 
     Raises:
         UserError: another run has it.
     """
-    with open(os.path.join(train_dir, 'lock'), 'a+') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f'{train_dir}: {file.read(200).strip() or "another program"} trains there; wait until it '
-                            'ends, or name another --output_dir') from None
-        except OSError:
-            print(f'{train_dir}: this file system knows no locks; take care that no second run starts there')
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-        file.flush()
-        yield
+    try:
+        with filelock.FileLock(os.path.join(train_dir, 'lock'), timeout=0):
+            yield
+    except filelock.Timeout:
+        raise UserError(f'{train_dir}: another run trains there; wait until it ends, or name another --output_dir'
+                        ) from None
 
 
 def remove_leftovers(output_dir):
-    """Removes what programs that were killed while they wrote have left behind under temporary names."""
+    """Removes temporary files of programs that were killed while they wrote."""
     for folder in (os.path.join(output_dir, name) for name in ('', 'train', 'eval', 'best', 'page')):
         if os.path.isdir(folder):
             partial = [os.path.join(folder, name) for name in os.listdir(folder)
-                       if (made_by := re.match(r'partial-(\d+)-', name)) and not is_alive(int(made_by.group(1)))]
+                       if (made_by := re.match(r'partial-(\d{1,9})-', name))
+                       and not psutil.pid_exists(int(made_by.group(1)))]
             for path in partial + checkpoints.find_temporary(folder):
                 os.remove(path)
 
 
-def is_alive(process):
-    """Whether there is a process of that number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
+# ------------------------------------------------------------------------------------------- settings
 
 
-def append(path, content):
-    """Adds bytes to a file: all of them or, if the disk is full, say, none.
+def save_settings(train_dir, settings, class_set, start_from, resumed):
+    """Writes a run's settings, its classes, and where VGG16 came from as OUT/train/settings.json.
+
+    Args:
+        train_dir: str.
+        settings: dict, name to JSON value.
+        class_set: classes.ClassSet.
+        start_from: str or None, the checkpoint that training started from.
+        resumed: bool; a run that resumes keeps the `vgg_weights_from` of its start.
+    """
+    origin = start_from or 'random start'
+    if resumed:
+        origin = read_settings(train_dir).get('vgg_weights_from', 'unknown')
+    utils.save_json(os.path.join(train_dir, 'settings.json'),
+                    {**settings, 'classes': classes.as_json(class_set), 'vgg_weights_from': origin})
+
+
+def check_same_network(train_dir, settings, class_set, record):
+    """Raises UserError if the run to resume has another network, optimizer or other classes.
+
+    Args:
+        train_dir: str. settings: dict, as of save_settings.
+        class_set: classes.ClassSet, of `record`, a path.
+    """
+    before = read_settings(train_dir)
+    for name in SAME_NETWORK:
+        now = list(settings[name]) if isinstance(settings[name], tuple) else settings[name]
+        if name in before and before[name] != now:
+            raise UserError(f'{train_dir}: its run has {name} {before[name]}, now it is {now}; give the same flags, or '
+                            'start anew in another --output_dir, from this run by --checkpoint_path')
+    if before.get('classes'):
+        known = classes.of_run(before, len(before['classes']), os.path.join(train_dir, 'checkpoint'))
+        classes.check_same(class_set, record, known, f'the run in {train_dir}')
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def append_row(path, columns, values):
+    """Adds one row to a table, which gets its header if it is new; if the disk is full, leaves it unchanged.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the row cannot be written.
     """
+    row = io.StringIO()
     size = os.path.getsize(path) if os.path.exists(path) else 0
+    csv.writer(row).writerows([values] if size else [columns, values])
     try:
         with utils.naming_file(path), open(path, 'ab') as file:
-            file.write(content)
+            file.write(row.getvalue().encode())
     except OSError:
         if os.path.exists(path):
             os.truncate(path, size)
         raise
 
 
-# ------------------------------------------------------------------------------------------- tables
-
-
-def append_row(path, values):
-    """Adds one row to a table."""
-    row = io.StringIO()
-    csv.writer(row).writerow(values)
-    append(path, row.getvalue().encode())
-
-
 def keep_rows_up_to(path, columns, step):
-    """Starts a table, or cuts it back: a run that resumes goes through the steps after its checkpoint again.
+    """Cuts a table, if there is one, back to the step from which a run resumes.
 
     Returns:
         list of the rows that stay, dict of column to str.
     """
     rows = read_rows(path, columns, step)
+    if not os.path.exists(path):
+        return rows
     with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
@@ -105,7 +134,7 @@ def keep_rows_up_to(path, columns, step):
 
 
 def read_rows(path, columns, step):
-    """The rows of a table up to a step that are whole, list of dict of column to str; none where there is no table."""
+    """The complete rows of a table up to a step, list of dict of column to str; empty if there is no table."""
     if not os.path.exists(path):
         return []
     with open(path, newline='') as file:
@@ -118,31 +147,36 @@ def read_rows(path, columns, step):
 # ------------------------------------------------------------------------------------------- TensorBoard
 
 
-class EventWriter:
-    """Writes what TensorBoard reads, as tf.summary.FileWriter does, event by event.
+@contextlib.contextmanager
+def open_events(train_dir, graph, start_step):
+    """A tf.summary.FileWriter of a run, closed at the end.
 
-    tf.summary.FileWriter says nothing when the disk is full, and leaves half an event at the end of its file; then, or
-    when the program is killed. Here each event is in the file when `add` returns, whole.
+    A run that resumes after `start_step` > 0 has TensorBoard drop what earlier files have from later steps.
     """
+    writer = tf.summary.FileWriter(train_dir, graph)
+    if start_step:
+        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_step + 1)
+    try:
+        yield writer
+    finally:
+        writer.close()
 
-    def __init__(self, folder, graph):
-        self.path = os.path.join(folder, f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}')
-        self.add(tf.Event(file_version='brain.Event:2'))
-        self.add(tf.Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
 
-    def add(self, event):
-        """Writes a tf.Event; OSError if it cannot be."""
-        event.wall_time = time.time()
-        framed = io.BytesIO()
-        records.write_example(framed, event.SerializeToString())  # event files are framed as records are
-        append(self.path, framed.getvalue())
+def add_events(writer, summary, step):
+    """Writes a tf.Summary, or a serialised one, of a step.
 
-    def add_summary(self, summary, step):
-        """Writes a tf.Summary, or one that is serialised, of a step."""
-        if isinstance(summary, bytes):
-            summary = tf.Summary.FromString(summary)
-        self.add(tf.Event(summary=summary, step=step))
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        writer.add_summary(summary, step)
+        writer.flush()
+    except tf.errors.OpError as error:
+        raise UserError(f'{writer.get_logdir()}: TensorBoard events cannot be written ({find_reason(error)}); free '
+                        'some space and start again: training resumes at the last checkpoint') from None
 
-    def start_at(self, step):
-        """Has TensorBoard take what comes in place of what earlier files have from that step on."""
-        self.add(tf.Event(session_log=tf.SessionLog(status=tf.SessionLog.START), step=step))
+
+def add_scalars(writer, values, step):
+    """Writes numbers, dict of TensorBoard's tag to float, of a step."""
+    add_events(writer, tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value)
+                                         for tag, value in values.items()]), step)

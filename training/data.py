@@ -1,0 +1,66 @@
+"""The records of a training: checked, counted, of the same classes, and weighted class by class."""
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets import classes
+from datasets.batches import count_examples
+from utils import UserError
+
+
+class Data(NamedTuple):
+    """The records' classes and numbers of images, and the class weights of the loss, float32 [C] or None."""
+    class_set: classes.ClassSet
+    num_examples: int
+    num_val_examples: int
+    class_weights: np.ndarray | None
+
+
+def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_images):
+    """Checks the records of a training.
+
+    Args:
+        dataset_train, dataset_val: str, paths of records.
+        classes_file: str or None, --classes.
+        class_weights: 'none' or 'median_frequency'.
+        complete_images: bool, whether training images are not cropped.
+
+    Returns:
+        Data.
+
+    Raises:
+        UserError: a record is damaged, they are of other classes, or the counts for the class weights are missing.
+    """
+    num_examples = count_examples(dataset_train, whole=complete_images)
+    num_val_examples = count_examples(dataset_val, whole=True)
+    class_set = classes.of_record(dataset_train, classes_file)
+    classes.check_same(class_set, dataset_train, classes.of_record(dataset_val, classes_file), dataset_val)
+    weights = median_frequency_weights(count_pixels(dataset_train)) if class_weights == 'median_frequency' else None
+    return Data(class_set, num_examples, num_val_examples, weights)
+
+
+def count_pixels(record):
+    """The pixels of each class in a record, list of C ints; UserError if its side file is missing."""
+    counted = classes.read_side_file(record)
+    if counted is None:
+        raise UserError(f'{classes.side_file(record)}: missing, and --class_weights needs its counts; write the record '
+                        'again with convert_fcn_dataset.py')
+    return counted['pixels'][:-1]
+
+
+def median_frequency_weights(pixels):
+    """Weights against class imbalance: the median of the classes' shares of all pixels, divided by each class's share.
+
+    Source: Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale
+    Convolutional Architecture", ICCV 2015, with shares of all images instead of those that show the class.
+
+    Args:
+        pixels: list of C ints, the training pixels of each class.
+
+    Returns:
+        float32 [C]; 1 for a class that does not occur.
+    """
+    pixels = np.asarray(pixels, np.float64)
+    occurs = pixels > 0
+    median = np.median(pixels[occurs]) if occurs.any() else 1.0
+    return np.divide(median, pixels, out=np.ones_like(pixels), where=occurs).astype(np.float32)
