@@ -12,6 +12,8 @@ from PIL import Image
 import train
 import utils
 from datasets import classes, records
+from inference.predictor import build_predictor
+from inference.weights import network_variables
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
                                  'pedestrian', 'bicyclist'))  # none is a background
@@ -115,11 +117,11 @@ def camvid_run(tmp_path_factory):
     random = np.random.RandomState(0)
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(0)
-        train.build_predictor(train.Network(fc_channels=8, number_of_classes=11))
+        build_predictor(train.fcn, train.Network(fc_channels=8, number_of_classes=11))
         session.run(tf.global_variables_initializer())
         kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
         session.run(kernel.assign(random.normal(0, 0.1, kernel.shape.as_list())))
-        saver = tf.train.Saver(train.network_variables(), save_relative_paths=True)
+        saver = tf.train.Saver(network_variables(), save_relative_paths=True)
         saver.save(session, str(folder / 'train' / 'model.ckpt'), 5, write_meta_graph=False)
     utils.save_json(str(folder / 'train' / 'settings.json'), {'classes': classes.as_json(CAMVID)})
     return folder

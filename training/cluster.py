@@ -17,12 +17,12 @@ import re
 import socket
 import threading
 import time
+from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import batches
-from training import checkpoints
 from training.towers import Placement, place_here, share_out
 from utils import UserError
 
@@ -67,26 +67,26 @@ def read_cluster():
     return cluster
 
 
-def run(args, config, train):
-    """Trains on this machine, or takes the part that TF_CONFIG gives to this process in a training on several.
+class Job(NamedTuple):
+    """What `run` must know of a training."""
+    dataset_train: str
+    batch_size: int
+    whole_images: bool
+    num_gpus: int | None
 
-    Args:
-        args: of train.parse_args. config: tf.ConfigProto, how this process computes.
-        train: function of args and a Placement.
 
-    Raises:
-        UserError: TF_CONFIG or a flag cannot be used, or a process that cannot be done without is gone.
-    """
+def run(train, config, job):
+    """Trains on this machine, or takes the part that TF_CONFIG gives to this process in a training on several."""
     cluster = read_cluster()
     if cluster is None:
-        train(args, place_here(args.num_gpus, args.batch_size))
+        train(place_here(job.num_gpus, job.batch_size))
         return
     hosts = {address.rsplit(':', 1)[0] for addresses in cluster.addresses.values() for address in addresses}
     os.environ['no_grpc_proxy'] = ','.join(sorted(hosts))  # http_proxy is for the web, and gRPC would take it
     if cluster.job == 'chief':
-        lead(args, config, train, cluster)
+        lead(job, config, train, cluster)
     else:
-        serve(args, config, cluster)
+        serve(job, config, cluster)
 
 
 def task(job, index):
@@ -119,7 +119,7 @@ def serve(args, config, cluster):
         UserError: the run has failed.
     """
     if cluster.job == 'worker':  # better told here than by the chief
-        batches.count_examples(args.dataset_train, whole=args.crop_size == 0)
+        batches.count_examples(args.dataset_train, whole=args.whole_images)
     server = start_server(config, cluster)
     print(f'{cluster.job} {cluster.index} serves the chief, {cluster.addresses["chief"][0]}', flush=True)
     name = task(cluster.job, cluster.index)
@@ -184,8 +184,8 @@ def go_on(args, train, cluster, server, births):
     try:
         check_parameter_servers(cluster, births)
         with watch(cluster):
-            check_records(cluster, args.dataset_train, whole=args.crop_size == 0)
-            train(args, place_on_machines(cluster, server, args.batch_size))
+            check_records(cluster, args.dataset_train, whole=args.whole_images)
+            train(place_on_machines(cluster, server, args.batch_size))
         return True
     except (UserError, *LOST) as error:
         check_parameter_servers(cluster, births)
@@ -362,7 +362,7 @@ def check_records(cluster, record, whole):
             try:
                 found = session.run(batches.fingerprint(record))
             except (tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.PermissionDeniedError) as error:
-                raise UserError(f'{place} cannot read it ({checkpoints.find_reason(error)}); copy the file that the '
+                raise UserError(f'{place} cannot read it ({utils.find_reason(error)}); copy the file that the '
                                 'chief has') from None
         chief = chief or found
         if found != chief:

@@ -46,6 +46,11 @@ def count_devices(num_gpus):
     return num_gpus or max(visible, 1)
 
 
+def has_gpu():
+    """Whether TensorFlow sees a GPU."""
+    return bool(tf.config.list_physical_devices('GPU'))
+
+
 def place_here(num_gpus, batch_size):
     """The Placement on this process's own devices.
 
