@@ -97,15 +97,21 @@ def format_program(command, module):
 
 def format_recipes():
     """The table of recipes, str. An entry without a flag is set by the recipe alone."""
-    flags = {action.dest for action in list_flags(find_parser('train'))}
-    names = list(recipes.RECIPES)
     lines = ['## Recipes', '', '`--recipe` of `train.py` sets these; a flag that is given overrides the recipe. Rows',
              'without `--` are entries of `training/recipes.py` and have no flag.', '',
-             '| | ' + ' | '.join(f'`{name}`' for name in names) + ' |', '|---' * (len(names) + 1) + '|']
-    for entry in recipes.RECIPES[names[0]]:
-        values = [format_value(recipes.RECIPES[name][entry]) for name in names]
-        lines.append(f'| `{"--" if entry in flags else ""}{entry}` | ' + ' | '.join(values) + ' |')
+             '| | ' + ' | '.join(f'`{name}`' for name in recipes.RECIPES) + ' |',
+             '|---' * (len(recipes.RECIPES) + 1) + '|']
+    for entry in recipes.Recipe._fields[1:]:
+        values = [format_entry(recipe, entry) for recipe in recipes.RECIPES.values()]
+        lines.append(f'| `{"--" if entry in recipes.FLAGS else ""}{entry}` | ' + ' | '.join(values) + ' |')
     return '\n'.join([*lines, ''])
+
+
+def format_entry(recipe, entry):
+    """The cell of a recipe's entry, str; empty where its optimiser does not use it."""
+    if entry in ('momentum', 'bias_rate') and recipe.optimizer != 'momentum':
+        return ''
+    return format_value(getattr(recipe, entry))
 
 
 def write():
