@@ -37,25 +37,23 @@ def vgg_arg_scope(weight_decay=0.0):
         return arg_scope
 
 
-def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, spatial_squeeze=True,
-           scope='vgg_16', fc_conv_padding='VALID', fc_channels=4096, dropout_seed=None):
+def vgg_16(inputs, num_classes=1000, is_training=True, spatial_squeeze=True, fc_conv_padding='VALID',
+           fc_channels=4096, dropout_seed=None):
     """Builds VGG16 with its three fully connected layers as convolutions of 7x7, 1x1 and 1x1.
 
     Args:
         inputs: float32 [B, H, W, 3], RGB with RGB_MEAN subtracted.
         num_classes: int, channels of fc8; None or 0 ends the network with fc7.
         is_training: bool or scalar bool tensor; dropout acts only while it is true.
-        dropout_keep_prob: float, share of fc6's and fc7's activations that dropout keeps.
         spatial_squeeze: bool; true drops the 1x1 space of classification, leaving [B, num_classes].
-        scope: str, variable scope.
         fc_conv_padding: 'VALID' for classification of 224x224; 'SAME' keeps fc6 at H/32 x W/32, for any size.
         fc_channels: int, channels of fc6 and fc7; the published weights have 4096.
-        dropout_seed: int64 [2], of which alone it depends what dropout drops; None: of a hidden state, as in tf-slim.
+        dropout_seed: int64 [2], which alone decides what dropout drops; None: a hidden state decides, as in tf-slim.
 
     Returns:
         net: fc8's float32 output, [B, H/32, W/32, num_classes] before squeezing under SAME padding.
-        end_points: dict of every layer's output under 'vgg_16/conv1/conv1_1' ... 'vgg_16/fc8'; the keys do not
-            change with `scope`, with scopes around it, or with how often the network is built.
+        end_points: dict of every layer's output under 'vgg_16/conv1/conv1_1' ... 'vgg_16/fc8'; the keys do not change
+            with the scopes around it, or with how often the network is built.
     """
     inputs.shape.assert_has_rank(4)
     end_points = {}
@@ -64,7 +62,7 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
         end_points[f'vgg_16/{layer}'] = net
         return net
 
-    with tf.variable_scope(scope, 'vgg_16', [inputs]):
+    with tf.variable_scope('vgg_16'):
         net = inputs
         for number, (block, repeats, channels) in enumerate(BLOCKS, start=1):
             with tf.variable_scope(block):
@@ -74,10 +72,10 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
             net = keep(slim.max_pool2d(net, [2, 2], scope=f'pool{number}'), f'pool{number}')
 
         net = keep(slim.conv2d(net, fc_channels, [7, 7], padding=fc_conv_padding, scope='fc6'), 'fc6')
-        net = dropout(net, 6, dropout_keep_prob, is_training, dropout_seed)
+        net = dropout(net, 6, is_training, dropout_seed)
         net = keep(slim.conv2d(net, fc_channels, [1, 1], scope='fc7'), 'fc7')
         if num_classes:
-            net = dropout(net, 7, dropout_keep_prob, is_training, dropout_seed)
+            net = dropout(net, 7, is_training, dropout_seed)
             # Scores start at zero, as in the FCN paper: all classes equally likely, a loss of ln(num_classes).
             net = slim.conv2d(net, num_classes, [1, 1], activation_fn=None,
                               weights_initializer=tf.zeros_initializer(), scope='fc8')
@@ -90,21 +88,21 @@ def vgg_16(inputs, num_classes=1000, is_training=True, dropout_keep_prob=0.5, sp
 vgg_16.default_image_size = 224
 
 
-def dropout(inputs, layer, keep_prob, is_training, seed):
-    """Dropout after fc6 or fc7; see vgg_16.
+def dropout(inputs, layer, is_training, seed):
+    """Dropout of half of the activations of fc6 or fc7; see vgg_16.
 
     Args:
         inputs: float32 of any shape.
         layer: int, 6 or 7.
-        keep_prob: float. is_training: bool or scalar bool tensor.
+        is_training: bool or scalar bool tensor.
         seed: int64 [2] of at least 0 and below 2^32, or None.
 
     Returns:
         float32, as inputs.
     """
     if seed is None:
-        return slim.dropout(inputs, keep_prob, is_training=is_training, scope=f'dropout{layer}')
-    rate = (1 - keep_prob) * tf.cast(is_training, tf.float32)
-    own_seed = seed + tf.constant([layer << 32, 0], tf.int64)  # or both layers would drop the same places
-    # XLA would choose another generator by itself, and go on from other numbers.
+        return slim.dropout(inputs, 0.5, is_training=is_training, scope=f'dropout{layer}')
+    rate = 0.5 * tf.cast(is_training, tf.float32)
+    own_seed = seed + tf.constant([layer << 32, 0], tf.int64)  # else both layers would drop the same units
+    # Without rng_alg, XLA would choose another generator and draw other numbers.
     return tf.nn.experimental.stateless_dropout(inputs, rate, own_seed, rng_alg='philox', name=f'dropout{layer}')
