@@ -11,7 +11,6 @@ import sys
 import zlib
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -23,7 +22,6 @@ import predict
 import train
 import utils
 from datasets import batches, records
-from tools import convert_vgg_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY_BOUND = 2 ** 28  # bytes that an input of the table may take beyond what the program has before
@@ -581,81 +579,10 @@ class Planted:
         return open, (self.path, 'w')
 
 
-@hostile('convert_vgg', 'bad.h5 is not a readable HDF5 file')
-def weights_that_are_a_pickle(folder):
-    (folder / 'bad.h5').write_bytes(pickle.dumps(Planted(str(folder / 'planted'))))
-
-
-@hostile('convert_vgg', 'bad.h5 is not a readable HDF5 file')
-def weights_that_end_early(folder):
-    weights_of_another_type(folder)
-    os.truncate(folder / 'bad.h5', 1000)
-
-
-def write_weights(folder, fill):
-    """Writes folder/bad.h5 with a group of the layer block1_conv1, which `fill` fills with W."""
-    with h5py.File(folder / 'bad.h5', 'w') as file:
-        group = file.create_group('block1_conv1')
-        group.attrs['weight_names'] = [b'W', b'b']
-        group['b'] = np.zeros(64, np.float32)
-        fill(group)
-
-
-@hostile('convert_vgg', 'bad.h5: weights of layer block1_conv1 are int32')
-def weights_of_another_type(folder):
-    write_weights(folder, lambda group: group.create_dataset('W', (3, 3, 3, 64), np.int32))
-
-
-@hostile('convert_vgg', 'bad.h5: weights of layer block1_conv1 are object')
-def weights_of_text(folder):
-    write_weights(folder, lambda group: group.create_dataset('W', (3, 3, 3, 64), h5py.string_dtype()))
-
-
-@hostile('convert_vgg', 'bad.h5: weights of layer block1_conv1 are float32 [1048576, 1048576]')
-def weights_of_4_terabytes(folder):
-    write_weights(folder, lambda group: group.create_dataset('W', (2 ** 20, 2 ** 20), np.float32, chunks=(64, 64)))
-
-
-@hostile('convert_vgg', 'bad.h5: W is a link to elsewhere')
-def weights_behind_a_link_to_another_file(folder):
-    with h5py.File(folder / 'secret.h5', 'w') as file:
-        file['W'] = np.zeros((3, 3, 3, 64), np.float32)
-    write_weights(folder, lambda group: group.__setitem__('W', h5py.ExternalLink(str(folder / 'secret.h5'), 'W')))
-
-
-@hostile('convert_vgg', 'bad.h5: the values of layer block1_conv1 lie in another file')
-def weights_stored_in_another_file(folder):
-    (folder / 'secret').write_bytes(bytes(6912))
-    write_weights(folder, lambda group: group.create_dataset(
-        'W', (3, 3, 3, 64), np.float32, external=[(str(folder / 'secret'), 0, 6912)]))
-
-
-@hostile('convert_vgg', 'bad.h5: the values of layer block1_conv1 lie in another file')
-def weights_put_together_from_another_file(folder):
-    with h5py.File(folder / 'secret.h5', 'w') as file:
-        file['W'] = np.zeros((3, 3, 3, 64), np.float32)
-    layout = h5py.VirtualLayout((3, 3, 3, 64), np.float32)
-    layout[:] = h5py.VirtualSource(str(folder / 'secret.h5'), 'W', (3, 3, 3, 64))
-    write_weights(folder, lambda group: group.create_virtual_dataset('W', layout))
-
-
-@hostile('convert_vgg', 'bad.h5: the values of layer block1_conv1 are compressed')
-def weights_that_are_a_bomb(folder):
-    write_weights(folder, lambda group: group.create_dataset('W', data=np.zeros((3, 3, 3, 64), np.float32),
-                                                             compression='gzip'))
-
-
-@hostile('convert_vgg', 'bad.h5: the values of layer block1_conv1 are compressed')
-def weights_in_a_chunk_of_4_gigabytes(folder):
-    write_weights(folder, lambda group: group.create_dataset(
-        'W', (3, 3, 3, 64), np.float32, chunks=(2 ** 8, 2 ** 8, 2 ** 8, 2 ** 5), maxshape=(None,) * 4))
-
-
 # ------------------------------------------------------------------------------------------- all of them
 
 
-PROGRAMS = {'convert': convert_fcn_dataset, 'train': train, 'evaluate': evaluate, 'predict': predict,
-            'convert_vgg': convert_vgg_weights}
+PROGRAMS = {'convert': convert_fcn_dataset, 'train': train, 'evaluate': evaluate, 'predict': predict}
 
 
 def make_argv(program, folder, run_folder, record):
@@ -674,7 +601,6 @@ def make_argv(program, folder, run_folder, record):
         'evaluate': ['--checkpoint_path', checkpoint, '--dataset', dataset_path, '--output_dir', out],
         'predict': ['--checkpoint_path', checkpoint, '--images', folder / 'photo' if not is_checkpoint else __file__,
                     '--output_dir', out],
-        'convert_vgg': ['--source', folder / 'bad.h5', '--output', out / 'vgg_16.ckpt'],
     }[program]]
 
 
@@ -789,11 +715,3 @@ def test_a_full_disk_under_the_export(trained, small_disk, monkeypatch, capfd):
     assert code == 1 and os.listdir(disk) == []
     assert lines[-1].startswith(f'predict.py: error: --export {disk}: cannot be written (')
     assert 'No space left on device' in lines[-1] and len(lines[-1]) < 400
-
-
-def test_a_full_disk_under_the_weights(small_disk, tmp_path, monkeypatch, capfd):
-    disk = small_disk(4000)
-    argv = ['--source', 'hed', '--output', str(disk / 'vgg_16.ckpt')]
-    code, lines = run(convert_vgg_weights, argv, monkeypatch, capfd)
-    assert code == 1 and os.listdir(disk) == []
-    assert 'is the disk full?' in lines[-1]
