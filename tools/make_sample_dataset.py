@@ -3,15 +3,16 @@
     python tools/make_sample_dataset.py --output_dir data/sample
 
 Every picture is a scene (meadow, coast, street, room, snow, autumn) with one to four objects of the 20 VOC classes.
-Scenes and objects are tables of parts: an outline in units of a hundredth of the object (x to the right, y down, 100 is
-the ground) and a paint (two colours and the texture that mixes them). One routine, draw_parts, draws them all.
+Scenes and objects are tables of parts. A part is an outline and a paint. Outlines are in units of a hundredth of the
+object: x to the right, y down, 100 is the ground. A paint is two colours and the texture that mixes them. draw_parts
+draws all parts.
 
 The layout and the void border follow the PASCAL VOC 2012 development kit, sections 4 and 6 (segmentation).
 """
-import collections
 import colorsys
 import os
 import sys
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,30 +23,50 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from datasets.classes import IGNORE_LABEL, VOC
 from utils import ArgumentParser, UserError, non_negative_int, positive_int, run_program, save_image, save_labels
 
-# How hard the data set is: all of it is set here.
-COLOUR_JITTER = (7, 7, 7)  # standard deviation, one draw an object: degrees of hue, per cent of saturation and of value
-SCENE_JITTER = (14, 9, 7)  # the same for the scene; more, so that the ground takes on colours of objects
-STRAY_SCENES = 0.3  # share of pictures whose scene is drawn from all, whatever the main object's home is
+# How difficult the data set is.
+COLOUR_JITTER = (7, 7, 7)  # standard deviation between objects: degrees of hue, percent of saturation and of value
+SCENE_JITTER = (14, 9, 7)  # the same for scenes; more, so that the ground can have the colours of objects
+STRAY_SCENES = 0.3  # share of pictures whose scene is drawn from all scenes, not from the main object's homes
 MAIN_SIZE = (0.50, 0.70)  # length of the main object over sqrt(height * width) of the picture
 COMPANION_SIZE = (0.36, 0.52)  # the same for the objects behind it
 OBJECT_COUNT_ODDS = (0.2, 0.35, 0.3, 0.15)  # of one, two, three and four objects
 TILT = 7  # standard deviation in degrees; twice that in the air
-WOBBLE = 1.6  # units by which outlines are bent, so that no two cats are the same
+WOBBLE = 1.6  # units by which outlines are bent, so that no two cats are alike
 NOISE = 6.0  # standard deviation of the pixel noise in grey levels
 BLUR = (0.3, 0.7)  # range of the standard deviation of the lens blur in pixels
-LIGHT = 0.16  # how far the light may fall off from one side of the picture to the other
+LIGHT = 0.16  # how much darker one side of the picture may be than its centre
 
 LONG_SIDE, SHORT_SIDE = (160, 201), (120, 161)  # pixels, half-open; sizes differ as they do in VOC
-SUPERSAMPLING = 3  # odd, so that one drawn pixel lies in the very centre of each final pixel
+SUPERSAMPLING = 3  # odd, so that one drawn pixel is at the centre of each final pixel
 SPLITS = ('train', 'val')
 
-Paint = collections.namedtuple('Paint', 'colour second texture vary')  # see paint()
-Part = collections.namedtuple('Part', 'points closed width paint')  # float64 [N, 2] in units; width 0: filled
-Thing = collections.namedtuple('Thing', 'homes flies parts')  # names of scenes; bool; Parts from back to front
+
+class Paint(NamedTuple):
+    """Two colours and their mixture; see paint()."""
+    colour: tuple
+    second: tuple
+    texture: object
+    vary: float
+
+
+class Part(NamedTuple):
+    """An outline, float64 [N, 2] in units, and its paint; filled if the width is 0, otherwise a stroke."""
+    points: np.ndarray
+    closed: bool
+    width: float
+    paint: Paint
+
+
+class Thing(NamedTuple):
+    """An object of a class: the names of the scenes it is found in, whether it flies, and its Parts, back to front."""
+    homes: list
+    flies: bool
+    parts: list
+
 
 # ------------------------------------------------------------------------------------------- textures
-# A texture takes u, v (float32 [H, W], position in units) and a random generator, and returns the share of the paint's
-# second colour, [H, W], float32 in 0..1 or bool.
+# A texture is a function of u, v (float32 [H, W], positions in units) and a random generator. It returns the share of
+# the paint's second colour, [H, W], float32 in 0..1 or bool.
 
 
 def plain(u, v, rng):
@@ -64,7 +85,7 @@ def ripples(u, v, rng, across, along):
 
 
 def stripes(period, angle=0, share=0.5, wave=0.0):
-    """Bands that follow one another in the direction `angle` (degrees, 0: along x); `wave` units of meander."""
+    """Bands that alternate in the direction `angle` (degrees, 0: along x), bent by `wave` units."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
 
     def texture(u, v, rng):
@@ -74,7 +95,7 @@ def stripes(period, angle=0, share=0.5, wave=0.0):
 
 
 def checks(period):
-    """Gingham: half a tone where one band runs, the full tone where two cross."""
+    """Gingham: half the tone where there is one band, the full tone where two cross."""
     along, down = stripes(period), stripes(period, 90)
     return lambda u, v, rng: (along(u, v, rng) + down(u, v, rng)) / 2
 
@@ -88,7 +109,7 @@ def quilt(period):
 
 
 def staggered(u, v, period):
-    """Position x, y in -0.5..0.5 within cells laid like bricks, `period` units wide and high."""
+    """Position x, y in -0.5..0.5 within cells that are laid like bricks, `period` units wide and high."""
     row = np.floor(v / period)
     return (u / period + row % 2 / 2) % 1 - 0.5, v / period - row - 0.5
 
@@ -99,7 +120,7 @@ def dots(period, radius=0.3):
 
 
 def scales(period):
-    """Rows of scallops, drawn by their rims: feathers, wool."""
+    """Rows of scallops, of which the rims are drawn: feathers, wool."""
     def texture(u, v, rng):
         x, y = staggered(u, v, period)
         return np.abs(np.hypot(x, y + 0.5) - 0.75) < 0.11
@@ -107,22 +128,22 @@ def scales(period):
 
 
 def panes(width, height, frame=0.3):
-    """A grid of windows; `frame` is the share of wall between them."""
+    """A grid of windows; `frame` is the share of the wall between them."""
     return lambda u, v, rng: (u / width % 1 > frame) & (v / height % 1 > frame)
 
 
 def blotches(size, cover=0.0):
-    """Large patches with sharp edges; a higher `cover` gives fewer."""
+    """Large patches with sharp edges; the higher `cover`, the fewer."""
     return lambda u, v, rng: ripples(u, v, rng, size, size) > cover
 
 
 def fur(across, along):
-    """Soft strokes, `across` and `along` units in x and y: fur, grass, waves, cloth."""
+    """Soft strokes of `across` and `along` units in x and y: fur, grass, waves, cloth."""
     return lambda u, v, rng: np.clip(0.5 + 0.35 * ripples(u, v, rng, across, along), 0, 1)
 
 
 def grain(period):
-    """Wood, boards running along x."""
+    """Wooden boards along x."""
     def texture(u, v, rng):
         rings = np.sin((v + 2 * ripples(u, v, rng, 60, 25)) * (4 * np.pi / period)) * 0.3 + 0.35
         return np.where(v / period % 1 < 0.12, 1, rings)
@@ -130,7 +151,7 @@ def grain(period):
 
 
 def fade(top, bottom, mottle=0.0):
-    """From the first colour at height `top` to the second at `bottom`, with uneven patches if `mottle`."""
+    """From the first colour at height `top` to the second at `bottom`; `mottle` adds uneven patches."""
     def texture(u, v, rng):
         return np.clip((v - top) / (bottom - top) + mottle * ripples(u, v, rng, 40, 15), 0, 1)
     return texture
@@ -142,7 +163,7 @@ def fade(top, bottom, mottle=0.0):
 def paint(colour, texture=plain, second=None, vary=1.0):
     """A Paint of two colours, each (hue in degrees, saturation and value in per cent).
 
-    The second is the first but darker if not given. `vary` scales the jitter of the hue: 4 makes it nearly any hue.
+    The second colour is a darker first one by default. `vary` scales the jitter of the hue: 4 gives nearly any hue.
     """
     hue, saturation, value = colour
     return Paint(colour, second or (hue, saturation, 0.7 * value), texture, vary)
@@ -188,11 +209,10 @@ def curve(text, width, fill):
     return Part(spline(knots(text), False), False, width, fill)
 
 
-def oval(x, y, radius_x, radius_y, fill, tilt=0.0, width=0):
-    """An ellipse, filled, or a ring of `width` units; `tilt` in degrees."""
+def oval(x, y, radius_x, radius_y, fill, width=0):
+    """An ellipse, filled, or a ring of `width` units."""
     angle = np.radians(np.arange(0, 360, 10))
-    tip = np.exp(1j * np.radians(tilt)) * (radius_x * np.cos(angle) + 1j * radius_y * np.sin(angle))
-    return Part(np.stack([x + tip.real, y + tip.imag], 1), True, width, fill)
+    return Part(np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], 1), True, width, fill)
 
 
 def leaf(angle, length, fill):
@@ -405,12 +425,12 @@ SCENES = {
 
 
 class Pose:
-    """Where a thing stands: from units to drawn pixels and back.
+    """Where a thing is: converts units to drawn pixels and back.
 
     Args:
         rng: numpy Generator, for the bends of the outline.
-        base: (x, y), drawn pixels, where the point `origin` of the thing comes to lie.
-        scale: drawn pixels a unit.
+        base: (x, y) in drawn pixels, where the point `origin` of the thing is drawn.
+        scale: drawn pixels per unit.
         turn, stretch, flip: degrees, x over y, bool.
     """
 
@@ -426,7 +446,7 @@ class Pose:
         return np.rint((bent - self.origin) @ self.matrix.T + self.base).astype(np.int32)
 
     def to_units(self, x, y, width, height):
-        """The positions u, v in units, float32 [height, width], of a window of drawn pixels (bends left out)."""
+        """The positions u, v in units, float32 [height, width], of a window of drawn pixels, without the bends."""
         rows, columns = np.mgrid[y:y + height, x:x + width]
         inverse = np.linalg.inv(self.matrix)
         uv = (np.stack([columns, rows], axis=-1) - self.base) @ inverse.T + self.origin
@@ -434,7 +454,7 @@ class Pose:
 
 
 def mix_colour(colour, shift):
-    """(hue, saturation, value) plus a shift of the same three, to float32 [3] RGB in 0..255."""
+    """(hue, saturation, value) plus a shift of these three, as RGB, float32 [3] in 0..255."""
     hue, saturation, value = (np.array(colour) + shift) / (360, 100, 100)
     return 255 * np.float32(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0.05, 1)))
 
@@ -449,7 +469,7 @@ def part_mask(part, pose, size):
 
 
 def relief(mask, reach):
-    """Brightness float32 [H, W] around 1 that makes a flat mask look round, lit from the upper left."""
+    """Brightness around 1, float32 [H, W], that makes a flat mask look round and lit from the upper left."""
     window = (2 * reach + 1, 2 * reach + 1)
     soft = mask.astype(np.float32)
     for _ in range(2):
@@ -459,11 +479,16 @@ def relief(mask, reach):
 
 
 def draw_parts(canvas, parts, pose, shift, rng, round_off):
-    """Paints the parts onto canvas (float32 RGB [H, W, 3], changed in place); returns the silhouette, bool [H, W].
+    """Paints parts onto the canvas.
 
     Args:
-        shift: float64 [3], this thing's own shift of hue, saturation and value.
+        canvas: float32 RGB [H, W, 3], changed in place.
+        parts: list of Part. pose: Pose. rng: numpy Generator.
+        shift: float64 [3], added to the hue, saturation and value of all colours.
         round_off: units over which edges are shaded, 0 for none.
+
+    Returns:
+        bool [H, W], the silhouette.
     """
     silhouette = np.zeros(canvas.shape[:2], bool)
     for part in parts:
@@ -483,7 +508,7 @@ def draw_parts(canvas, parts, pose, shift, rng, round_off):
 
 
 def cast_shadow(canvas, thing, pose):
-    """Darkens the ground beside a thing by its own silhouette, laid down flat and blurred. Labels know no shadows."""
+    """Darkens the ground beside a thing by its silhouette, laid flat and blurred. Labels have no shadows."""
     size = canvas.shape[:2]
     silhouette = sum(part_mask(part, pose, size) for part in thing.parts) > 0
     foot = pose.base[1]
@@ -498,8 +523,8 @@ def cast_shadow(canvas, thing, pose):
 def draw_classes(seed, split, index):
     """Classes of one picture, the main object first: list of 1 to 4 int.
 
-    Every twenty pictures share four shuffled lists of the classes, one a rank, so that each class is the main object
-    exactly once in twenty pictures and a companion about as often as any other.
+    Every twenty pictures share four shuffled lists of the classes, one for each rank. So each class is the main object
+    exactly once in twenty pictures, and a companion about as often as any other.
     """
     classes = np.arange(1, len(VOC.names))
     block, place = divmod(index, len(classes))
@@ -509,14 +534,14 @@ def draw_classes(seed, split, index):
 
 
 def random_stream(seed, split, index, purpose):
-    """A numpy Generator of its own for each purpose: no draw in one picture can change another picture."""
-    # Counted from 1, because a seed that ends in 0 is the same to numpy as one without it.
+    """A separate numpy Generator for each purpose, so that no draw in one picture can change another picture."""
+    # Counted from 1, because numpy treats a seed that ends in 0 like one without that 0.
     purpose_number = 1 + ('classes', 'count', 'scene').index(purpose)
     return np.random.default_rng([seed, SPLITS.index(split), index, purpose_number])
 
 
 def draw_picture(seed, split, index, height=None, width=None):
-    """One picture and its labels; depends on the arguments alone.
+    """Draws one picture and its labels, which depend on the arguments alone.
 
     Returns:
         image: uint8 RGB [H, W, 3].
@@ -545,10 +570,10 @@ def draw_scene(homes, size, rng):
 
 
 def draw_objects(canvas, classes, size, rng):
-    """Draws the objects from back to front onto the canvas; the main object, first of the list, comes last.
+    """Draws the objects from back to front onto the canvas; the main object, the first of the list, is drawn last.
 
     Returns:
-        uint8 [H, W], 0 or the place of the visible object in `classes`, counted from 1.
+        uint8 [H, W], 0 or the position of the visible object in `classes`, counted from 1.
     """
     things = [OBJECTS[VOC.names[c]] for c in classes]
     places = place_objects([thing.flies for thing in things], size, rng)
@@ -568,10 +593,10 @@ def draw_objects(canvas, classes, size, rng):
 
 
 def place_objects(flies, size, rng):
-    """Foot points in pixels, float64 [N, 2] as (x, y), of the main object and its companions behind it.
+    """Foot points in pixels, float64 [N, 2] as (x, y), of the main object and the companions behind it.
 
-    Each companion takes the one of six random places that lies farthest from those taken (best-candidate sampling), so
-    that objects overlap but seldom hide one another.
+    Each companion gets the one of six random places that is farthest from the others (best-candidate sampling), so that
+    objects overlap but rarely hide one another.
     """
     height, width = size
     places = []
@@ -585,7 +610,7 @@ def place_objects(flies, size, rng):
 
 
 def expose(image, rng):
-    """Light, lens and sensor: float32 RGB [H, W, 3] of any range to uint8."""
+    """Light, lens and sensor: turns float32 RGB [H, W, 3] of any range into uint8."""
     height, width = image.shape[:2]
     across, down = rng.uniform(-LIGHT, LIGHT, 2)
     light = 1 + across * np.linspace(-1, 1, width) + down * np.linspace(-1, 1, height)[:, np.newaxis]
@@ -597,10 +622,10 @@ def expose(image, rng):
 def label_instances(instances, classes):
     """Class labels with VOC's void border, one pixel on either side of every edge between two instances.
 
-    VOC's border is 5 pixels wide in pictures of 500; two here are as much, and leave a chair's leg its core.
+    VOC's border is 5 pixels wide in pictures of 500. Two here are the same share, and leave a chair's leg a core.
 
     Args:
-        instances: uint8 [H, W], 0 or the place of an object in `classes`, counted from 1.
+        instances: uint8 [H, W], 0 or the position of an object in `classes`, counted from 1.
         classes: list of int.
 
     Returns:
@@ -626,34 +651,34 @@ def write_split(output_dir, split, count, seed, height, width):
 
 
 def check_lists(paths):
-    """Raises UserError if one of the lists that are to be written names pictures that were not drawn here."""
+    """Raises UserError if one of the lists that will be replaced names pictures that were not drawn here."""
     for path in filter(os.path.exists, paths):
         with open(path, encoding='utf-8', errors='replace') as file:
             if not all(line.startswith(SPLITS) for line in file):
-                raise UserError(f'{path} is the list of another data set: choose another --output_dir')
+                raise UserError(f'{path} is the list of another data set: give another --output_dir')
 
 
 def parse_args(argv=None):
     """The program's flags."""
     parser = ArgumentParser('Draws a small data set in the folder layout of PASCAL VOC.')
-    parser.add_argument('--output_dir', required=True, help='folder to write; its files of the same names are replaced')
+    parser.add_argument('--output_dir', required=True, help='folder to write; files of the same names are replaced')
     parser.add_argument('--num_train', type=positive_int, default=160, help='pictures to train on')
     parser.add_argument('--num_val', type=positive_int, default=40, help='pictures to validate on; 20 show every class')
-    parser.add_argument('--height', type=positive_int, help='of every picture in pixels; if not given, drawn at random')
-    parser.add_argument('--width', type=positive_int, help='of every picture in pixels; if not given, drawn at random')
-    parser.add_argument('--seed', type=non_negative_int, default=0, help='another seed, another data set')
+    parser.add_argument('--height', type=positive_int, help='of every picture in pixels; random by default')
+    parser.add_argument('--width', type=positive_int, help='of every picture in pixels; random by default')
+    parser.add_argument('--seed', type=non_negative_int, default=0, help='another seed gives another data set')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Writes the folders, and the lists of pictures last."""
+    """Writes the pictures, and their lists last, so that an interrupted run leaves no list."""
     args = parse_args(argv)
     lists = {split: os.path.join(args.output_dir, 'ImageSets', 'Segmentation', split + '.txt')
              for split in ('train', 'val', 'trainval')}
     check_lists(lists.values())
     for folder in ('JPEGImages', 'SegmentationClass', os.path.join('ImageSets', 'Segmentation')):
         os.makedirs(os.path.join(args.output_dir, folder), exist_ok=True)
-    for path in filter(os.path.exists, lists.values()):  # gone while the pictures change: a broken run leaves no list
+    for path in filter(os.path.exists, lists.values()):
         os.remove(path)
     counts = {'train': args.num_train, 'val': args.num_val}
     ids = {split: write_split(args.output_dir, split, counts[split], args.seed, args.height, args.width)
