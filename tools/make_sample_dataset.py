@@ -431,12 +431,12 @@ class Pose:
         rng: numpy Generator, for the bends of the outline.
         base: (x, y) in drawn pixels, where the point `origin` of the thing is drawn.
         scale: drawn pixels per unit.
-        turn, stretch, flip: degrees, x over y, bool.
+        turn: degrees. stretch: x over y, negative if mirrored.
     """
 
-    def __init__(self, rng, base, scale, turn=0.0, stretch=1.0, flip=False, origin=(50, 100)):
+    def __init__(self, rng, base, scale, turn=0.0, stretch=1.0, origin=(50, 100)):
         cos, sin = scale * np.cos(np.radians(turn)), scale * np.sin(np.radians(turn))
-        self.matrix = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-stretch if flip else stretch, 1 / stretch])
+        self.matrix = np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / abs(stretch)])
         self.base, self.scale, self.origin = np.array(base), scale, np.array(origin)
         self.phases = rng.uniform(0, 2 * np.pi, 2)
 
@@ -563,10 +563,16 @@ def draw_scene(homes, size, rng):
     height, width = (SUPERSAMPLING * side for side in size)
     name = rng.choice(list(SCENES) if rng.random() < STRAY_SCENES else homes)
     pose = Pose(rng, (width * rng.uniform(0.3, 0.7), height * rng.uniform(0.36, 0.5)), max(height, width) / 100,
-                stretch=rng.uniform(0.9, 1.15), flip=rng.random() < 0.5, origin=(50, 55))
+                stretch=draw_stretch(rng, 0.9, 1.15), origin=(50, 55))
     canvas = np.zeros((height, width, 3), np.float32)
     draw_parts(canvas, SCENES[name], pose, rng.normal(0, SCENE_JITTER), rng, round_off=0)
     return canvas
+
+
+def draw_stretch(rng, lowest, highest):
+    """A random stretch for a Pose, mirrored in half of all cases."""
+    stretch = rng.uniform(lowest, highest)
+    return -stretch if rng.random() < 0.5 else stretch
 
 
 def draw_objects(canvas, classes, size, rng):
@@ -583,7 +589,7 @@ def draw_objects(canvas, classes, size, rng):
         length = rng.uniform(*(COMPANION_SIZE if rank else MAIN_SIZE)) * np.sqrt(size[0] * size[1])
         turn = rng.normal(0, 2 * TILT if thing.flies else TILT)
         pose = Pose(rng, SUPERSAMPLING * places[rank], SUPERSAMPLING * length / 100, turn,
-                    stretch=rng.uniform(0.9, 1.12), flip=rng.random() < 0.5)
+                    draw_stretch(rng, 0.9, 1.12))
         if not thing.flies:
             cast_shadow(canvas, thing, pose)
         silhouette = draw_parts(canvas, thing.parts, pose, rng.normal(0, COLOUR_JITTER), rng, round_off=3)
