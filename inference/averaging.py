@@ -1,4 +1,4 @@
-"""Probabilities of an image, averaged over scaled and mirrored copies of it: test-time augmentation.
+"""Test-time augmentation: probabilities of an image, averaged over scaled and mirrored copies of it.
 
     probabilities = average_probabilities(run, image, scales=(0.75, 1.0, 1.25), flip=True)
 
@@ -12,27 +12,27 @@ import numpy as np
 
 import utils
 
-MAX_SCALE = 4  # takes sixteen times the memory; no published figure comes from more than 2
+MAX_SCALE = 4  # takes sixteen times the memory; published figures use at most 2
 
 
 def average_probabilities(run, image, scales=(1.0,), flip=False):
-    """Has a network see an image at some scales, and mirrored at each, and averages what it says at the image's size.
+    """Runs a network on scaled and mirrored copies of an image, and averages its probabilities at the image's size.
 
     Args:
-        run: function of uint8 RGB [h, w, 3] to float32 [h, w, C], probabilities in an array of their own.
+        run: function of uint8 RGB [h, w, 3] to float32 [h, w, C], probabilities in a new array.
         image: uint8 RGB [H, W, 3].
         scales: floats above 0, at least one.
-        flip: bool, mirror left and right as well.
+        flip: bool, average over the mirrored copy of each scale as well.
 
     Returns:
-        float32 [H, W, C], probabilities; with scales (1,) and no flip what `run` gives, to the last bit.
+        float32 [H, W, C], probabilities; with scales (1,) and no flip exactly what `run` returns.
     """
     total = None
     for scale in scales:
-        seen = scale_image(image, scale)
-        probabilities = run(seen)
+        scaled = scale_image(image, scale)
+        probabilities = run(scaled)
         if flip:
-            probabilities += run(np.ascontiguousarray(seen[:, ::-1]))[:, ::-1]
+            probabilities += run(np.ascontiguousarray(scaled[:, ::-1]))[:, ::-1]
         probabilities = resize_probabilities(probabilities, image.shape[:2])
         total = probabilities if total is None else np.add(total, probabilities, out=total)
     total /= len(scales) * (2 if flip else 1)
@@ -40,7 +40,7 @@ def average_probabilities(run, image, scales=(1.0,), flip=False):
 
 
 def scale_image(image, scale):
-    """Scales uint8 [H, W, 3] to round(scale * H), round(scale * W), at least 1 each; pixel centres keep their place."""
+    """Scales uint8 [H, W, 3] to round(scale * H) by round(scale * W), at least 1 each, about pixel centres."""
     height, width, _ = image.shape
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if size == (width, height):
@@ -49,26 +49,25 @@ def scale_image(image, scale):
 
 
 def resize_probabilities(probabilities, size):
-    """float32 [h, w, C] to size (H, W), bilinearly between pixel centres; each pixel's sum stays what it was."""
+    """Resizes float32 [h, w, C] to (H, W), bilinearly between pixel centres; the sum at each pixel stays 1."""
     if probabilities.shape[:2] == size:
         return probabilities
     resized = np.empty((*size, probabilities.shape[-1]), np.float32)
-    for index in range(probabilities.shape[-1]):  # class by class: OpenCV takes no more than 128 at once
+    for index in range(probabilities.shape[-1]):  # class by class, because OpenCV takes at most 128 at once
         resized[:, :, index] = cv2.resize(probabilities[:, :, index], size[::-1], interpolation=cv2.INTER_LINEAR)
     return resized
 
 
 def add_flags(parser):
-    """Adds --scales and --flip to a program's flags."""
+    """Adds --scales and --flip."""
     parser.add_argument('--scales', type=parse_scales, default='1', metavar='F,F,...',
-                        help='average the probabilities over the image at these scales; 0.75,1,1.25, for example')
+                        help='average the probabilities over the image at these scales; for example 0.75,1,1.25')
     parser.add_argument('--flip', action='store_true', help='average over the mirrored image as well')
 
 
 def parse_scales(text):
-    """argparse type: '0.75,1,1.25' to a tuple of floats above 0 and up to MAX_SCALE."""
+    """argparse type: '0.75,1,1.25' to a tuple of floats above 0 and at most MAX_SCALE."""
     scales = tuple(map(utils.positive_float, text.split(',')))
-    for scale in scales:
-        if scale > MAX_SCALE:
-            raise argparse.ArgumentTypeError(f'{scale:g} is above {MAX_SCALE}')
+    if max(scales) > MAX_SCALE:
+        raise argparse.ArgumentTypeError(f'{max(scales):g} is above {MAX_SCALE}')
     return scales

@@ -1,8 +1,12 @@
-"""Dense-CRF refinement of one softmax map: moves the borders of a prediction to where the image's colours change.
+"""Dense-CRF refinement of a softmax map: moves the borders of a prediction to where the image's colours change.
 
-Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials"; the
-inference itself is pydensecrf's.
+    labels = refine(image, probabilities)
+
+Source: Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
+pydensecrf computes the inference. Its time grows with the number of labels, of which most occur nowhere in an image:
+labels that are improbable everywhere are left out. results/benchmarks.md shows what that saves and changes.
 """
+import collections
 import contextlib
 import json
 import multiprocessing
@@ -11,6 +15,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import cv2
@@ -20,21 +25,19 @@ from pydensecrf import densecrf, eigen
 import utils
 from utils import UserError
 
-# A label takes part in an iteration if its probability reaches this somewhere in the image: first the network's, then
-# the last iteration's. On real maps that changes less than 0.01 % of the pixels, be the kernels strong or weak.
+# A label stays if its probability reaches this at some pixel: first in the network's map, then after each iteration.
+# On real maps that changes less than 0.01 % of the pixels, with weak kernels and with strong ones.
 THRESHOLD = 0.03
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
 class Parameters(NamedTuple):
-    """What steers the inference; the defaults are those that this suite was asked for.
+    """The parameters of the inference.
 
     iterations: int, mean-field iterations.
-    gaussian_xy: standard deviation, in pixels, of the smoothness kernel, and
-    gaussian_compat: its weight.
-    bilateral_xy, bilateral_rgb: standard deviations of the appearance kernel, in pixels and in colour levels (0..255),
-        and
-    bilateral_compat: its weight.
+    gaussian_xy, gaussian_compat: standard deviation, in pixels, and weight of the smoothness kernel.
+    bilateral_xy, bilateral_rgb, bilateral_compat: standard deviations, in pixels and in colour levels (0..255), and
+        weight of the appearance kernel.
     """
     iterations: int = 5
     gaussian_xy: float = 10
@@ -46,20 +49,20 @@ class Parameters(NamedTuple):
 
 DEFAULTS = Parameters()
 
-# What a file may ask for, (lowest, highest): a width near 0 makes pydensecrf crash, and a day is no use to anyone.
+# (lowest, highest) in a file of parameters: pydensecrf crashes at widths near 0.
 LIMITS = Parameters(iterations=(0, 1000), gaussian_xy=(0.1, 1e4), gaussian_compat=(0, 1e4), bilateral_xy=(0.1, 1e4),
                     bilateral_rgb=(0.1, 1e4), bilateral_compat=(0, 1e4))
-HOW_FOUND = 'found'  # the key in a file of parameters that is not one of them: how tools/search_crf.py found them
+HOW_FOUND = 'found'  # what tools/search_crf.py adds to a file of parameters: how it found them
+
+
+# ------------------------------------------------------------------------------------------- one image
 
 
 def refine(image, probabilities, parameters=DEFAULTS):
     """Mean-field inference in a fully connected CRF over the pixels of one image.
 
-    An iteration's time grows with the number of labels, and most of them are nowhere in an image: those take no part.
-    results/benchmarks.md has what that saves, and how many pixels it changes.
-
     Args:
-        image: uint8 RGB [H, W, 3], the image itself at its true size.
+        image: uint8 RGB [H, W, 3].
         probabilities: float32 [H, W, C], the network's softmax.
         parameters: Parameters.
 
@@ -72,35 +75,17 @@ def refine(image, probabilities, parameters=DEFAULTS):
     field.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_compat)
     field.addPairwiseBilateral(sxy=parameters.bilateral_xy, srgb=parameters.bilateral_rgb,
                                rgbim=np.ascontiguousarray(image), compat=parameters.bilateral_compat)
-    left, marginals = infer(field, take_labels(probabilities, labels), parameters.iterations)
-    return labels[left][marginals.argmax(axis=-1)].reshape(height, width)
-
-
-def submit(pool, image, probabilities, parameters=DEFAULTS):
-    """Has a process of start_processes refine; only the labels that take part travel there.
-
-    Args:
-        pool: ProcessPoolExecutor. image, probabilities, parameters: as of refine.
-
-    Returns:
-        Future of what refine returns.
-    """
-    labels = find_labels(probabilities)
-    few = take_labels(probabilities, labels).reshape(*image.shape[:2], -1)
-    return pool.submit(_refine_few, image, few, labels, parameters)
-
-
-def _refine_few(image, probabilities, labels, parameters):
-    return labels[refine(image, probabilities, parameters)]
+    remaining, marginals = infer(field, take_labels(probabilities, labels), parameters.iterations)
+    return labels[remaining][marginals.argmax(axis=-1)].reshape(height, width)
 
 
 def take_labels(probabilities, labels):
-    """The columns of a map [H, W, C] that belong to some labels, float32 [H * W, L]."""
+    """The probabilities [H, W, C] of some labels, float32 [H * W, L]."""
     return probabilities.reshape(-1, probabilities.shape[-1])[:, labels]
 
 
 def find_labels(marginals, threshold=THRESHOLD):
-    """Which labels reach a probability somewhere; if none does, the most probable one.
+    """The labels that reach a probability at some pixel; if none does, the most probable one.
 
     Args:
         marginals: float32 [..., L]. threshold: float.
@@ -114,7 +99,7 @@ def find_labels(marginals, threshold=THRESHOLD):
 
 
 def infer(field, softmax, iterations):
-    """Mean-field inference that leaves out improbable labels on its way, and ends early if a single one is left.
+    """Mean-field inference that drops labels when they become improbable, and ends early if only one remains.
 
     Args:
         field: densecrf.DenseCRF2D of N pixels with its pairwise terms.
@@ -122,7 +107,7 @@ def infer(field, softmax, iterations):
         iterations: int.
 
     Returns:
-        labels: uint8 [K], those that are left.
+        labels: uint8 [K], the remaining ones.
         marginals: float32 [N, K].
     """
     labels, marginals = np.arange(softmax.shape[1], dtype=np.uint8), np.maximum(softmax, LEAST_PROBABILITY)
@@ -142,75 +127,16 @@ def infer(field, softmax, iterations):
     return labels, marginals
 
 
-# ------------------------------------------------------------------------------------------- a file of parameters
-
-
-def read_parameters(path):
-    """Reads parameters from a JSON object of their names to numbers, as tools/search_crf.py writes it.
-
-    Args:
-        path: str, --crf_params; None for the defaults.
-
-    Returns:
-        Parameters.
-
-    Raises:
-        UserError: the file is missing or damaged, or a parameter is missing, unknown, no number or out of its range.
-    """
-    if path is None:
-        return DEFAULTS
-    try:
-        with utils.open_file(path, encoding='utf-8') as file:
-            return check_parameters(json.loads(file.read(2 ** 20)))
-    except OSError as error:
-        problem = error.strerror
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        problem = 'is no JSON'
-    except ValueError as error:
-        problem = error
-    raise UserError(f'--crf_params {path}: {problem}; name a file that tools/search_crf.py wrote')
-
-
-def check_parameters(content):
-    """Parameters of what JSON holds; ValueError with one line if they are none."""
-    if not isinstance(content, dict):
-        raise ValueError('is no JSON object')
-    numbers = {name: number for name, number in content.items() if name != HOW_FOUND}
-    for name in Parameters._fields:
-        if name not in numbers:
-            raise ValueError(f'{name} is missing')
-    for name, number in numbers.items():
-        if name not in Parameters._fields:
-            raise ValueError(f'knows a parameter {name[:80]!r}, which there is not')
-        lowest, highest = getattr(LIMITS, name)
-        kind, wanted = (int, 'a whole number') if name == 'iterations' else ((int, float), 'a number')
-        if not isinstance(number, kind) or isinstance(number, bool) or not lowest <= number <= highest:
-            raise ValueError(f'{name} is {json.dumps(number)[:80]}, not {wanted} from {lowest} to {highest:g}')
-    return Parameters(**numbers)
-
-
-def add_flag(parser):
-    """Adds --crf_params, which gives Parameters, to the flags of a program that has --crf."""
-    parser.add_argument('--crf_params', type=read_parameters, metavar='FILE', default=DEFAULTS,
-                        help="the CRF's parameters, as tools/search_crf.py writes them")
-
-
-def check_flag(parser, args):
-    """Ends the program with one line if --crf_params is given where no CRF is asked for."""
-    if args.crf_params is not DEFAULTS and not args.crf:
-        parser.error('--crf_params: changes nothing without --crf; add it')
-
-
-# ------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------------- many images
 
 
 @contextlib.contextmanager
 def start_processes(num_workers):
-    """A ProcessPoolExecutor for refine, and for what is drawn beside a training.
+    """A ProcessPoolExecutor for refine, and for the pictures that are drawn during training.
 
-    Its processes start afresh ("spawn"): a fork would copy the locks of TensorFlow's threads and its hold on the GPU.
-    A fresh process also runs the file of the main program again, to find functions that are defined there. Ours are
-    not, so that file's name is hidden meanwhile: with it each process would import TensorFlow.
+    Its processes start afresh ("spawn"), because a fork would copy the locks of TensorFlow's threads and its hold on
+    the GPU. A fresh process also runs the file of the main program, to find functions that are defined there. That
+    file would import TensorFlow, and the functions that run here are not in it, so its name is hidden meanwhile.
     """
     main_program = sys.modules['__main__'].__dict__
     hidden = {'__file__': main_program.pop('__file__')} if '__file__' in main_program else {}
@@ -222,10 +148,114 @@ def start_processes(num_workers):
 
 
 def _follow_parent():
-    """A new process leaves Ctrl-C to its parent, and ends with it, even if that is killed."""
+    """A new process leaves Ctrl-C to its parent, and ends when the parent ends, even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent():
         multiprocessing.parent_process().join()
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def submit(pool, image, probabilities, parameters=DEFAULTS):
+    """Starts refine in a process of `pool`, to which only the probable labels are sent.
+
+    Args:
+        pool: ProcessPoolExecutor. image, probabilities, parameters: see refine.
+
+    Returns:
+        Future of what refine returns.
+    """
+    labels = find_labels(probabilities)
+    few = take_labels(probabilities, labels).reshape(*image.shape[:2], -1)
+    return pool.submit(_refine_few, image, few, labels, parameters)
+
+
+def _refine_few(image, probabilities, labels, parameters):
+    return labels[refine(image, probabilities, parameters)]
+
+
+def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
+    """Refines predictions in other processes, while the network predicts the next images.
+
+    Args:
+        predictions: iterator of (example, probabilities), see predictor.predict_record.
+        num_workers: int, processes; at most twice as many images are in memory.
+        parameters: Parameters.
+
+    Yields:
+        (example, {'plain': uint8 [H, W], 'crf': uint8 [H, W]}) in the order of `predictions`.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    waiting = collections.deque()
+
+    def finish_first():
+        example, plain, refined = waiting.popleft()
+        return example, {'plain': plain, 'crf': refined.result()}
+
+    try:
+        with start_processes(num_workers) as pool:
+            for example, probabilities in predictions:
+                plain = probabilities.argmax(axis=-1).astype(np.uint8)
+                waiting.append((example, plain, submit(pool, example['image'], probabilities, parameters)))
+                if len(waiting) >= 2 * num_workers:
+                    yield finish_first()
+            while waiting:
+                yield finish_first()
+    except BrokenProcessPool:
+        raise UserError('a process of the CRF was killed, perhaps because memory ran out; '
+                        'try a lower --num_workers') from None
+
+
+# ------------------------------------------------------------------------------------------- flags
+
+
+def add_flags(parser):
+    """Adds --crf and --crf_params, which gives Parameters."""
+    parser.add_argument('--crf', action='store_true', help='refine the predictions by the dense CRF as well')
+    parser.add_argument('--crf_params', type=read_parameters, metavar='FILE', default=DEFAULTS,
+                        help="the CRF's parameters, as tools/search_crf.py writes them")
+
+
+def check_flags(parser, with_crf, parameters):
+    """Ends the program with one line if --crf_params is given without --crf."""
+    if parameters is not DEFAULTS and not with_crf:
+        parser.error('--crf_params: changes nothing without --crf; add it')
+
+
+def read_parameters(path):
+    """Reads Parameters from a JSON object of names and numbers, as tools/search_crf.py writes it.
+
+    Args:
+        path: str; None for the defaults.
+
+    Raises:
+        UserError: the file cannot be read, or a parameter is missing, unknown or out of range.
+    """
+    if path is None:
+        return DEFAULTS
+    try:
+        with utils.open_file(path, encoding='utf-8') as file:
+            return check_parameters(json.load(file))
+    except OSError as error:
+        problem = error.strerror
+    except ValueError as error:
+        problem = error
+    raise UserError(f'--crf_params {path}: {problem}; name a file that tools/search_crf.py wrote')
+
+
+def check_parameters(content):
+    """The Parameters in the content of a JSON file; a ValueError of one line if there are none."""
+    if not isinstance(content, dict):
+        raise ValueError('is not a JSON object')
+    numbers = {name: number for name, number in content.items() if name != HOW_FOUND}
+    if numbers.keys() != set(Parameters._fields):
+        raise ValueError(f'must have the parameters {", ".join(Parameters._fields)}, and no others')
+    for name, number in numbers.items():
+        lowest, highest = getattr(LIMITS, name)
+        kind, wanted = (int, 'an integer') if name == 'iterations' else ((int, float), 'a number')
+        if not isinstance(number, kind) or not lowest <= number <= highest:
+            raise ValueError(f'{name} is {json.dumps(number)}, not {wanted} from {lowest} to {highest:g}')
+    return Parameters(**numbers)

@@ -3,13 +3,15 @@ import cv2
 import numpy as np
 
 BOUNDARY_WIDTH = 5  # pixels on each side of a border that the boundary IoU counts
+FIGURES = {'mean_iou': 'mean IoU', 'pixel_accuracy': 'pixel accuracy', 'mean_accuracy': 'mean accuracy',
+           'frequency_weighted_iou': 'frequency-weighted IoU', 'boundary_iou': f'boundary IoU ({BOUNDARY_WIDTH} px)'}
 
 
 def confusion_matrix(labels, predictions, number_of_classes):
     """Counts pixels by annotated and predicted class.
 
     Args:
-        labels: uint8 [H, W], annotation; values of number_of_classes and above (255, void) are left out.
+        labels: uint8 [H, W], annotation; values of number_of_classes and above (255 is void) are not counted.
         predictions: uint8 [H, W], values below number_of_classes.
         number_of_classes: int.
 
@@ -31,7 +33,7 @@ def iou_per_class(confusion):
 
 
 def accuracy_per_class(confusion):
-    """Share of each class's annotated pixels that are predicted right, float64 [C]; nan where it is not annotated."""
+    """Share of each class's annotated pixels that are predicted correctly, float64 [C]; nan if there are none."""
     return _divide(np.diag(confusion), confusion.sum(1))
 
 
@@ -46,7 +48,7 @@ def mean_accuracy(confusion):
 
 
 def pixel_accuracy(confusion):
-    """Share of the annotated pixels that are predicted right; nan if there are none."""
+    """Share of the annotated pixels that are predicted correctly; nan if there are none."""
     total = confusion.sum()
     return float(np.diag(confusion).sum() / total) if total else float('nan')
 
@@ -55,7 +57,7 @@ def frequency_weighted_iou(confusion):
     """Mean of iou_per_class, each class weighted by its share of the annotated pixels; nan if there are none.
 
     Source: the metrics in section 5 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
-    Segmentation", which also has pixel accuracy and mean accuracy.
+    Segmentation", which also define pixel accuracy and mean accuracy.
     """
     frequency = confusion.sum(1)
     annotated = frequency > 0
@@ -74,18 +76,18 @@ def _mean_of_known(values):
 
 
 def boundary_band(labels, number_of_classes, width):
-    """The annotated pixels beside a border between two classes: the "trimap" of the literature.
+    """The annotated pixels near a border between two classes, called "trimap" in the literature.
 
-    VOC's annotators left the borders themselves void. So each void pixel first takes the class of the nearest
-    annotated one, which lets the border run along the middle of the void; void is in no band all the same.
+    VOC's annotators left the borders themselves void. Each void pixel therefore first takes the class of the nearest
+    annotated one, so that the border runs along the middle of the void. The band leaves void pixels out.
 
-    Source: Kohli, Ladicky, Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009; used to
-    judge the dense CRF in section 5 of Kraehenbuehl and Koltun, NIPS 2011.
+    Source: Kohli, Ladicky, Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009; section 5
+    of Kraehenbuehl and Koltun, NIPS 2011, evaluates the dense CRF in it.
 
     Args:
         labels: uint8 [H, W]; values of number_of_classes and above are void.
         number_of_classes: int.
-        width: float, pixels; the two pixels that touch at a border have distance 0 from it, a band of 1 is these alone.
+        width: float, pixels; the two pixels that touch at a border have distance 0 from it: width 1 is these alone.
 
     Returns:
         bool [H, W].
@@ -109,7 +111,7 @@ def boundary_band(labels, number_of_classes, width):
 
 
 def cross_entropy(labels, probabilities):
-    """Sum over the annotated pixels of -ln(probability of the annotated class); 87.3 at most a pixel.
+    """Sum over the annotated pixels of -ln(probability of the annotated class), at most 87.3 a pixel.
 
     Args:
         labels: uint8 [H, W]; values of C and above are void.
@@ -120,21 +122,21 @@ def cross_entropy(labels, probabilities):
     """
     annotated = labels < probabilities.shape[-1]
     of_label = probabilities[annotated, labels[annotated]]
-    # A probability of 0 has underflowed: the smallest one that float32 keeps all digits of stands in for it.
+    # A probability of 0 has underflowed: it counts as the smallest normal float32.
     return float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny), dtype=np.float64).sum())
 
 
 class Score:
-    """Adds up the predictions for a set of images.
+    """Adds up the confusion matrices of a set of images.
 
     Args:
         number_of_classes: int, C.
-        boundary_width: float, pixels, of the boundary_band that boundary_iou counts.
+        boundary_width: float, pixels, see boundary_band.
 
     Attributes:
         confusion: int64 [C, C], see confusion_matrix, over all pixels.
         boundary_confusion: the same over the pixels of boundary_band.
-        image_ious: list of float, each image's own mean_iou; nan for one that is all void.
+        image_ious: list of float, the mean_iou of each image; nan for one that is all void.
     """
 
     def __init__(self, number_of_classes, boundary_width=BOUNDARY_WIDTH):
@@ -144,7 +146,7 @@ class Score:
         self.image_ious = []
 
     def add(self, labels, predictions):
-        """Takes in one image's annotation and prediction, uint8 [H, W] both. Returns its own mean_iou."""
+        """Adds one image's annotation and prediction, both uint8 [H, W]. Returns the image's mean_iou."""
         number_of_classes = len(self.confusion)
         confusion = confusion_matrix(labels, predictions, number_of_classes)
         band = boundary_band(labels, number_of_classes, self.boundary_width)
@@ -154,7 +156,7 @@ class Score:
         return self.image_ious[-1]
 
     def figures(self):
-        """The figures over all pixels together, dict of name to float in 0..1; nan where no pixel counts."""
+        """The scores over all pixels together, dict with the keys of FIGURES to float in 0..1; nan for no pixel."""
         return {'mean_iou': mean_iou(self.confusion),
                 'pixel_accuracy': pixel_accuracy(self.confusion),
                 'mean_accuracy': mean_accuracy(self.confusion),

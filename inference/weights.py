@@ -5,6 +5,8 @@
 
 Writing checkpoints, and resuming from them, is in training/checkpoints.py.
 """
+import glob
+import hashlib
 import json
 import os
 import re
@@ -60,6 +62,35 @@ def read_shapes(checkpoint):
         return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     except UNREADABLE:
         raise UserError(f'{checkpoint}: not a TensorFlow checkpoint, or damaged; take another') from None
+
+
+def find_run_folder(checkpoint):
+    """OUT for OUT/train/model.ckpt-1 and OUT/best/model.ckpt-1; None for a checkpoint elsewhere."""
+    folder = os.path.dirname(os.path.abspath(checkpoint))
+    return os.path.relpath(os.path.dirname(folder)) if os.path.basename(folder) in ('train', 'best') else None
+
+
+def choose_output_dir(checkpoint, output_dir, name):
+    """The value of --output_dir; if that is None, the subfolder `name` of the checkpoint's run.
+
+    Raises:
+        UserError: there is neither.
+    """
+    run_folder = find_run_folder(checkpoint)
+    if not (output_dir or run_folder):
+        raise UserError(f'{checkpoint} is not in the folder of a run; give --output_dir')
+    return output_dir or os.path.join(run_folder, name)
+
+
+def hash_checkpoint(checkpoint):
+    """SHA-256 of a checkpoint's files, .index then .data (of its single file in the V1 format), hexadecimal str."""
+    digest = hashlib.sha256()
+    stem = glob.escape(checkpoint)
+    for path in (glob.glob(stem + '.index') + sorted(glob.glob(stem + '.data-*'))) or [checkpoint]:
+        with open(path, 'rb') as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- restoring
@@ -135,3 +166,26 @@ def find_classes(checkpoint, classes_file=None):
     if scores is None:
         raise UserError(f'{checkpoint}: variable vgg_16/fc8/weights is missing; take a checkpoint of train.py')
     return classes.of_run(read_settings(os.path.dirname(checkpoint)), scores[-1], checkpoint, classes_file)
+
+
+def find_common_classes(checkpoint, record, classes_file=None):
+    """The classes.ClassSet of a checkpoint and a record.
+
+    Args:
+        checkpoint, record: str.
+        classes_file: str or None, --classes, for a checkpoint or a record that does not name its classes.
+
+    Raises:
+        UserError: their classes differ.
+    """
+    class_set, side_file = find_classes(checkpoint, classes_file), classes.side_file(record)
+    place = record if os.path.exists(side_file) else f'{record}, without {side_file},'
+    classes.check_same(classes.of_record(record, classes_file), place, class_set, checkpoint)
+    return class_set
+
+
+def add_flags(parser):
+    """Adds --checkpoint_path and --classes."""
+    parser.add_argument('--checkpoint_path', default='results/train', help='checkpoint, or the folder of a run')
+    parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
+                                                          'outside its run, whose settings name the classes')

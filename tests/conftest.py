@@ -12,7 +12,7 @@ from PIL import Image
 import train
 import utils
 from datasets import classes, records
-from inference.predictor import build_predictor
+from inference.predictor import build_predictor, load_predictor
 from inference.weights import network_variables
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
@@ -52,6 +52,12 @@ def draw_pair(height, width, number):
     return np.repeat(brightness[:, :, np.newaxis], 3, axis=2), label
 
 
+def draw_photo(height, width, seed=0):
+    """A smooth random picture, uint8 RGB [height, width, 3]."""
+    coarse = np.random.RandomState(seed).randint(0, 256, (4, 6, 3)).astype(np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def encode(pixels, **options):
     """Bytes of an image file; options are Pillow's."""
     file = io.BytesIO()
@@ -77,6 +83,11 @@ def write_png_record(path, pairs):
                 f'image{number}'.encode(), encode(image, format='PNG'), encode(label.astype(np.uint8), format='PNG'),
                 *label.shape))
     return str(path)
+
+
+def load_network(session, checkpoint):
+    """A Predictor of the checkpoint's network, in the session's graph."""
+    return load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
 
 
 @pytest.fixture(scope='session')

@@ -33,7 +33,7 @@ import convert_fcn_dataset
 import predict
 import train
 import utils
-from datasets import batches, classes, records
+from datasets import batches, classes, photos, records
 from training import checkpoint_index
 
 SECONDS_BOUND = 60  # for one input, or for all that comes before the first
@@ -176,7 +176,7 @@ class Predictor:
     def run_photo(self, data):
         Path(self.photo).write_bytes(data)
         args = predict.parse_args(['--images', self.photo, '--output_dir', self.out, '--max_side', '200'])
-        problems = predict.predict_all(self.session, self.predictor, [predict.Photo(self.photo, 'photo')],
+        problems = predict.predict_all(self.session, self.predictor, [photos.Photo(self.photo, 'photo')],
                                        classes.VOC, args)
         if problems:
             raise utils.UserError(problems[0])

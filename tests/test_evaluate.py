@@ -1,34 +1,35 @@
+"""evaluate.py against scores counted pixel by pixel; what it writes; records and checkpoints of other classes."""
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import CAMVID, write_record
+from conftest import CAMVID, load_network, write_record
 from PIL import Image
 
 import evaluate
-import train
 from datasets import classes
 from inference import crf
 from inference.scores import Score
+from inference.weights import find_checkpoint
+from report.evaluation import Sample
 from utils import UserError
 
 VOC_NAMES = classes.VOC.names
 
 
-def score_by_hand(folder, pairs, refine):
+def score_by_hand(checkpoint, pairs, refine):
     """Confusion matrix counted pixel by pixel from the network's predictions."""
     confusion = np.zeros((21, 21), np.int64)
     with tf.Graph().as_default(), tf.Session() as session:
-        predictor = train.load_predictor(session, train.find_checkpoint(str(folder / 'train')))
+        predictor = load_network(session, checkpoint)
         for image, label in pairs:
             probabilities = session.run(predictor.probabilities, {predictor.image: image[np.newaxis]})[0]
             prediction = crf.refine(image, probabilities) if refine else probabilities.argmax(axis=-1)
@@ -47,62 +48,30 @@ def flat_record(tmp_path):
     return write_record(tmp_path / 'flat.record', pairs), pairs
 
 
-@pytest.mark.parametrize('with_crf', [False, True])
-def test_evaluate_counts_every_pixel_of_every_image(trained, flat_record, with_crf):
+def test_evaluate_counts_every_pixel_of_every_image(trained, flat_record):
     record, pairs = flat_record
-    scores = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), record, with_crf).scores
-    assert list(scores) == (['plain', 'crf'] if with_crf else ['plain'])
+    checkpoint = find_checkpoint(str(trained / 'train'))
+    scores = evaluate.evaluate(checkpoint, record, crf.DEFAULTS).scores
+    assert list(scores) == ['plain', 'crf'] and list(evaluate.evaluate(checkpoint, record).scores) == ['plain']
     for name, confusion in ((name, score.confusion) for name, score in scores.items()):
-        np.testing.assert_array_equal(confusion, score_by_hand(trained, pairs, refine=name == 'crf'))
+        np.testing.assert_array_equal(confusion, score_by_hand(checkpoint, pairs, refine=name == 'crf'))
         assert confusion.sum() == sum((label != 255).sum() for _, label in pairs)
 
 
-# ------------------------------------------------------------------------------------------- the CRF's processes
-
-
-def random_predictions(number):
-    """(example, probabilities) as of train.predict_record."""
-    random = np.random.RandomState(0)
-    for index in range(number):
-        example = {'image': random.randint(0, 256, (12, 9 + index, 3)).astype(np.uint8), 'name': index}
-        yield example, random.dirichlet(np.ones(21), (12, 9 + index)).astype(np.float32)
-
-
-def test_refine_beside_is_refine_in_order_with_few_images_under_way():
-    pulled = []
-
-    def watched():
-        for example, probabilities in random_predictions(9):
-            pulled.append(example['name'])
-            yield example, probabilities
-
-    for index, ((example, maps), (_, probabilities)) in enumerate(
-            zip(evaluate.refine_beside(watched(), num_workers=2), random_predictions(9), strict=True)):
-        assert example['name'] == index and len(pulled) == min(index + 4, 9)  # twice the processes
-        np.testing.assert_array_equal(maps['crf'], crf.refine(example['image'], probabilities))
-        np.testing.assert_array_equal(maps['plain'], probabilities.argmax(axis=-1))
-        assert maps['crf'].dtype == maps['plain'].dtype == np.uint8
-
-
-def test_a_killed_crf_process_is_one_line():
-    def predictions():
-        for pair in random_predictions(3):
-            yield pair
-            multiprocessing.active_children()[0].kill()
-
-    with pytest.raises(UserError, match='^a process of the CRF was killed.*--num_workers$'):
-        list(evaluate.refine_beside(predictions(), num_workers=1))
-
-
-def test_crf_processes_import_no_tensorflow(monkeypatch):
-    """As if evaluate.py were the main program, which a process that starts afresh would run again."""
-    main_program = sys.modules['__main__']
-    monkeypatch.setattr(main_program, '__file__', evaluate.__file__, raising=False)
-    monkeypatch.setattr(main_program, '__spec__', None)
-    with crf.start_processes(1) as pool:
-        pool.submit(crf.refine, np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 4), 0.25, np.float32)).result()
-        assert not pool.submit(eval, '"tensorflow" in __import__("sys").modules').result()
-    assert main_program.__file__ == evaluate.__file__
+def test_mirrored_images_count_half(trained, flat_record):
+    """By hand: the mean of what the network says to the image, and of what it says to the mirrored one, mirrored."""
+    record, pairs = flat_record
+    checkpoint = find_checkpoint(str(trained / 'train'))
+    expected = np.zeros((21, 21), np.int64)
+    with tf.Graph().as_default(), tf.Session() as session:
+        predictor = load_network(session, checkpoint)
+        for image, label in pairs:
+            there, mirrored = (session.run(predictor.probabilities, {predictor.image: each[np.newaxis]})[0]
+                               for each in (image, image[:, ::-1]))
+            mean = (there + mirrored[:, ::-1]) / 2
+            np.add.at(expected, (label[label != 255], mean.argmax(axis=-1)[label != 255]), 1)
+    np.testing.assert_array_equal(evaluate.evaluate(checkpoint, record, flip=True).scores['plain'].confusion,
+                                  expected)
 
 
 # ------------------------------------------------------------------------------------------- what is written
@@ -116,7 +85,7 @@ def score_of(rows, classes=21):
     return score
 
 
-# The 3x3 example of test_utils.py.
+# The 3x3 example of inference/test_scores.py.
 SCORE = [[(0, 0), (0, 1), (1, 1)], [(1, 1), (2, 2), (2, 0)], [(255, 0), (255, 2), (2, 2)]]
 
 
@@ -154,17 +123,11 @@ def test_print_scores(capsys):
 
 
 def test_the_worst_and_the_best_are_kept_and_the_others_let_go():
-    found = evaluate.Evaluation(classes.VOC, [], {}, [], [])
+    extremes = {'worst': [], 'best': []}
     for iou in (0.5, 0.1, math.nan, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6):
-        evaluate.keep_extremes(found, evaluate.Sample(f'image{iou}', None, None, {}, {'plain': iou}))
-    assert [sample.mean_ious['plain'] for sample in found.worst] == [0.1, 0.2, 0.3, 0.4]
-    assert [sample.mean_ious['plain'] for sample in found.best] == [0.9, 0.8, 0.7, 0.6]
-
-
-@pytest.mark.parametrize('filename, expected', [
-    ('2007_000033', '2007_000033'), ('../a b/图 "<i>.jpg', '_a_b_i_jpg'), ('x' * 300, 'x' * 100)])
-def test_safe_name(filename, expected):
-    assert evaluate.safe_name(filename) == expected
+        evaluate.keep_extremes(extremes, Sample(f'image{iou}', None, None, {}, {'plain': iou}))
+    assert {end: [sample.mean_ious['plain'] for sample in samples] for end, samples in extremes.items()} == {
+        'worst': [0.1, 0.2, 0.3, 0.4], 'best': [0.9, 0.8, 0.7, 0.6]}
 
 
 @pytest.fixture(scope='module')
@@ -202,7 +165,7 @@ def test_metrics_json(evaluated, trained, record, pairs):
 
 def test_the_scorecard(evaluated, trained, record):
     card = json.loads((evaluated / 'metrics.json').read_text())['scorecard']
-    checkpoint = train.find_checkpoint(str(trained / 'train'))
+    checkpoint = find_checkpoint(str(trained / 'train'))
     files = b''.join(open(checkpoint + ending, 'rb').read() for ending in ('.index', '.data-00000-of-00001'))
     assert card['sha256'] == hashlib.sha256(files).hexdigest()
     assert (card['dataset'], card['images'], card['checkpoint'], card['step']) == (record, 5, checkpoint, 3)
@@ -241,38 +204,6 @@ def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_re
     assert not any('crf' in name for name in os.listdir(tmp_path))
 
 
-@pytest.mark.parametrize('checkpoint, run_folder', [
-    ('/runs/a/train/model.ckpt-3', '/runs/a'), ('runs/a/best/model.ckpt-3', 'runs/a'), ('train/model.ckpt-3', '.'),
-    ('model.ckpt-3', None)])
-def test_find_run_folder(checkpoint, run_folder):
-    found = evaluate.find_run_folder(checkpoint)
-    assert found == (run_folder and os.path.relpath(run_folder))
-
-
-def test_mirrored_images_count_half(trained, flat_record):
-    """By hand: the mean of what the network says to the image, and of what it says to the mirrored one, mirrored."""
-    record, pairs = flat_record
-    checkpoint = train.find_checkpoint(str(trained / 'train'))
-    expected = np.zeros((21, 21), np.int64)
-    with tf.Graph().as_default(), tf.Session() as session:
-        predictor = train.load_predictor(session, checkpoint)
-        for image, label in pairs:
-            there, mirrored = (session.run(predictor.probabilities, {predictor.image: each[np.newaxis]})[0]
-                               for each in (image, image[:, ::-1]))
-            mean = (there + mirrored[:, ::-1]) / 2
-            np.add.at(expected, (label[label != 255], mean.argmax(axis=-1)[label != 255]), 1)
-    np.testing.assert_array_equal(evaluate.evaluate(checkpoint, record, False, flip=True).scores['plain'].confusion,
-                                  expected)
-
-
-@pytest.mark.parametrize('number', [1, 2, 254])
-def test_a_confusion_matrix_of_any_number_of_classes(number, tmp_path):
-    path, names = str(tmp_path / 'confusion.png'), ['$a$ {\\', '_^', *map(str, range(252))]
-    evaluate.draw_confusion(path, 3 * np.eye(number, dtype=np.int64), names[:number], '')
-    with Image.open(path) as picture:
-        assert 600 < picture.height < picture.width < 5000
-
-
 # ------------------------------------------------------------------------------------------- own classes
 
 
@@ -292,24 +223,10 @@ def test_an_evaluation_of_own_classes(camvid_run, camvid_record, pairs, tmp_path
     assert 'rgb(128, 0, 0)"></span>sky' in page and 'aeroplane' not in page
 
 
-def test_pictures_are_in_the_colours_of_own_classes(tmp_path):
-    class_set = classes.make_class_set(('sky', 'road'), [(10, 200, 250), (90, 80, 70)])
-    label = np.zeros((40, 40), np.uint8)
-    label[20:], label[18:22] = 1, 255
-    sample = evaluate.Sample('a', np.zeros((40, 40, 3), np.uint8), label, {'plain': np.zeros_like(label)}, {})
-    evaluate.write_sample(str(tmp_path), 'a', sample, class_set)
-    annotation, prediction, errors = (np.array(Image.open(tmp_path / f'a_{name}.jpg')).astype(int)
-                                      for name in ('annotation', 'prediction', 'error'))
-    for picture, row, colour in ((annotation, 5, (10, 200, 250)), (annotation, 35, (90, 80, 70)),
-                                 (prediction, 35, (10, 200, 250)), (errors, 5, (178, 178, 178)),
-                                 (errors, 35, (220, 30, 30))):
-        assert np.abs(picture[row, 20] - colour).max() <= 3
-
-
 @pytest.fixture
 def no_network(monkeypatch):
     """Fails if a network is built."""
-    monkeypatch.setattr(train, 'load_predictor', lambda *args: pytest.fail('a network was built'))
+    monkeypatch.setattr(evaluate, 'load_predictor', lambda *args: pytest.fail('a network was built'))
 
 
 def write_names(path, names):
@@ -319,19 +236,19 @@ def write_names(path, names):
 
 def test_a_record_of_other_classes_is_named_before_anything_is_predicted(camvid_run, camvid_record, record, trained,
                                                                         tmp_path, no_network):
-    checkpoint, other = (train.find_checkpoint(str(run / 'train')) for run in (camvid_run, trained))
+    checkpoint, other = (find_checkpoint(str(run / 'train')) for run in (camvid_run, trained))
     for found, path, message in (
             (checkpoint, record, f'{record}, without {record}.json, has 21 classes, of which number 0 is background; '
                                  f'{checkpoint} has 11 classes, of which number 0 is sky: take'),
             (other, camvid_record, f'{camvid_record} has 11 classes, of which number 0 is sky; {other} has 21')):
         with pytest.raises(UserError, match=re.escape(message)):
-            evaluate.evaluate(found, path, False)
+            evaluate.evaluate(found, path)
     names = write_names(tmp_path / 'other.txt', ['heaven', *CAMVID.names[1:]])
     with pytest.raises(UserError, match=f'--classes {names} .* number 0 is heaven; the run of .* is sky'):
-        evaluate.evaluate(checkpoint, camvid_record, False, classes_file=names)
+        evaluate.evaluate(checkpoint, camvid_record, classes_file=names)
     names = write_names(tmp_path / 'ten.txt', CAMVID.names[:10])
     with pytest.raises(UserError, match='10 classes'):
-        evaluate.evaluate(checkpoint, camvid_record, False, classes_file=names)
+        evaluate.evaluate(checkpoint, camvid_record, classes_file=names)
 
 
 def test_a_label_beyond_own_classes_is_no_void(camvid_run, tmp_path):
@@ -339,7 +256,7 @@ def test_a_label_beyond_own_classes_is_no_void(camvid_run, tmp_path):
     record = write_record(tmp_path / 'a.record', [(np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 11, np.uint8))])
     classes.save_side_file(classes.side_file(record), CAMVID, 1, np.zeros(256, int))
     with pytest.raises(UserError, match='a.record: cannot be read or decoded .*write it again'):
-        evaluate.evaluate(train.find_checkpoint(str(camvid_run)), record, False)
+        evaluate.evaluate(find_checkpoint(str(camvid_run)), record)
 
 
 def test_a_checkpoint_away_from_its_run_takes_the_classes_flag(camvid_run, camvid_record, tmp_path):
@@ -347,7 +264,7 @@ def test_a_checkpoint_away_from_its_run_takes_the_classes_flag(camvid_run, camvi
         shutil.copy(path, tmp_path)
     checkpoint = str(tmp_path / 'model.ckpt-5')
     with pytest.raises(UserError, match='has 11 classes, VOC 21; name them by --classes FILE'):
-        evaluate.evaluate(checkpoint, camvid_record, False)
+        evaluate.evaluate(checkpoint, camvid_record)
     names = write_names(tmp_path / 'classes.txt', CAMVID.names)
     evaluate.main(['--checkpoint_path', checkpoint, '--dataset', camvid_record, '--classes', names, '--output_dir',
                    str(tmp_path / 'out')])
@@ -362,15 +279,14 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, record):
         variable = tf.get_variable('vgg_16/conv1/conv1_1/weights', [3, 3, 3, 64])
         session.run(variable.initializer)
         tf.train.Saver().save(session, str(tmp_path / 'other.ckpt'))
-    with pytest.raises(UserError, match='other.ckpt: variable vgg_16/fc6/weights is missing'):
-        evaluate.evaluate(str(tmp_path / 'other.ckpt'), record, False)
+    with pytest.raises(UserError, match='other.ckpt: variable vgg_16/fc8/weights is missing'):
+        evaluate.evaluate(str(tmp_path / 'other.ckpt'), record)
 
 
-def test_the_script(trained, record, tmp_path):
-    done = subprocess.run([sys.executable, os.path.join(os.path.dirname(train.__file__), 'evaluate.py'),
-                           '--checkpoint_path', str(trained / 'train'), '--dataset', record, '--crf',
-                           '--output_dir', str(tmp_path)],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert 'mean IoU' in done.stdout and 'with CRF' in done.stdout
-    assert {'metrics.json', 'confusion.png', 'confusion_crf.png'} <= set(os.listdir(tmp_path))
+def test_the_script(trained, flat_record, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['evaluate.py', '--checkpoint_path', str(trained / 'train'), '--dataset',
+                                      flat_record[0], '--output_dir', str(tmp_path / 'new')])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(evaluate.__file__, run_name='__main__')
+    assert not ended.value.code and 'mean IoU' in capsys.readouterr().out
+    assert {'metrics.json', 'confusion.png'} <= set(os.listdir(tmp_path / 'new'))

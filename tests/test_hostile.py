@@ -425,14 +425,9 @@ def photo_that_is_a_pipe(folder):
     os.mkfifo(folder / 'photo')
 
 
-@hostile('predict', 'photo: no image')
+@hostile('predict', 'photo: not an image')
 def photo_that_is_a_program_of_postscript(folder):
     (folder / 'photo').write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n')
-
-
-@hostile('predict', 'photo: has more than 1000 scans')
-def photo_of_endless_scans(folder):
-    (folder / 'photo').write_bytes(many_scans())
 
 
 @hostile('predict', 'photo: image file is truncated')

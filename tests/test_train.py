@@ -450,7 +450,7 @@ def test_best_holds_the_step_with_the_highest_mean_iou(record, tmp_path):
     assert sorted(os.listdir(tmp_path / 'best')) == ['checkpoint', *(
         f'{os.path.basename(best)}.{ending}' for ending in ('data-00000-of-00001', 'index')), 'settings.json']
 
-    found = evaluate.evaluate(best, record, with_crf=False)
+    found = evaluate.evaluate(best, record)
     for name, value in found.scores['plain'].figures().items():
         assert value == float(highest[name])  # to the last digit
     assert train.read_shapes(best).keys() == {

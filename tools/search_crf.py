@@ -28,11 +28,10 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from matplotlib.figure import Figure
 
-import evaluate
 import train
 import utils
 from datasets import batches
-from inference import averaging, crf
+from inference import averaging, crf, weights
 from inference.scores import mean_iou
 from tools import crf_maps
 from training import checkpoints
@@ -332,7 +331,7 @@ def prepare_maps(args, checkpoint, sha256, total, cache_dir):
     Raises:
         UserError: network and record are of other classes, or the images have no annotated pixel.
     """
-    number_of_classes = len(evaluate.find_classes(checkpoint, args.dataset, args.classes).names)
+    number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
     folder = find_folder(cache_dir, sha256, args)
     os.makedirs(folder, exist_ok=True)
     remove_partial(folder)
@@ -351,12 +350,12 @@ def main(argv=None):
     args = parse_args(argv)
     train.quiet_tensorflow()
     checkpoint = train.find_checkpoint(args.checkpoint_path)
-    output_dir = evaluate.find_output_dir(checkpoint, args.output_dir, 'crf_search', 'results')
+    output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
     names = read_names(args.dataset, whole=True)
     check_images(args.dataset, names, train.read_settings(os.path.dirname(checkpoint)))
     os.makedirs(output_dir, exist_ok=True)
 
-    sha256 = evaluate.hash_checkpoint(checkpoint)
+    sha256 = weights.hash_checkpoint(checkpoint)
     paths, number_of_classes, without_crf = prepare_maps(args, checkpoint, sha256, len(names),
                                                          args.cache_dir or os.path.join(output_dir, 'maps'))
     trials, code = [], None

@@ -16,7 +16,7 @@ import predict
 import train
 import utils
 from datasets import records
-from inference import crf
+from inference import crf, weights
 from inference.scores import confusion_matrix, mean_iou
 from tools import crf_maps, search_crf
 from utils import UserError
@@ -218,7 +218,7 @@ def test_what_the_script_writes(searched, trained, held_out):
     assert content == crf.read_parameters(str(searched / 'crf.json'))._asdict()
     checkpoint = train.find_checkpoint(str(trained / 'train'))
     assert (found['dataset'], found['images'], found['checkpoint'], found['step']) == (held_out, 5, checkpoint, 3)
-    assert (found['sha256'], found['trials'], found['seed']) == (evaluate.hash_checkpoint(checkpoint), 4, 0)
+    assert (found['sha256'], found['trials'], found['seed']) == (weights.hash_checkpoint(checkpoint), 4, 0)
     lines = [line.split(',') for line in (searched / 'trials.csv').read_text().splitlines()]
     assert len(lines) == 5 and lines[0] == ['trial', 'kind', *crf.Parameters._fields, 'mean_iou', 'seconds']
     assert lines[1][1:8] == ['defaults', '5', '10', '3', '50', '20', '10']
@@ -228,7 +228,7 @@ def test_what_the_script_writes(searched, trained, held_out):
 
 def test_the_scores_are_those_of_evaluate(searched, trained, held_out):
     scores = json.loads((searched / 'crf.json').read_text())['found']['mean_iou']
-    found = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), held_out, with_crf=True).scores
+    found = evaluate.evaluate(train.find_checkpoint(str(trained / 'train')), held_out, crf.DEFAULTS).scores
     assert scores['without_crf'] == found['plain'].figures()['mean_iou']
     assert scores['defaults'] == pytest.approx(found['crf'].figures()['mean_iou'], abs=0.002)
 
@@ -332,9 +332,10 @@ def test_evaluate_takes_the_parameters(trained, held_out, tmp_path, without_iter
 
 def test_predict_takes_the_parameters(monkeypatch, without_iterations):
     image, label, probabilities = noisy_map(0)
-    monkeypatch.setattr(train, 'predict_image', lambda *args: probabilities)
+    monkeypatch.setattr(predict, 'predict_image', lambda *args: probabilities)
     for others, expected in (([], label), (['--crf_params', without_iterations], probabilities.argmax(axis=-1))):
-        maps = predict.predict(None, None, image, predict.parse_args(['--images', 'a.png', '--crf', *others]))
+        args = predict.parse_args(['--images', 'a.png', '--crf', *others])
+        maps = predict.predict(None, None, image, args.max_side, args.crf_params)
         np.testing.assert_array_equal(maps['crfed'], expected)
 
 

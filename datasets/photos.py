@@ -1,0 +1,162 @@
+"""Photos of any kind and place: they are found, named, and read as a viewer shows them.
+
+    photos, problems = find_photos(['photo.jpg', 'folder/'], 'predictions')
+    image = read_photo(photos[0].path)
+"""
+import os
+import sys
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+import utils
+from utils import UserError
+
+# What counts as a photo in a folder. HEIC cannot be read, but a phone's photos must be named, not silently ignored.
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm',
+                 '.pbm', '.avif', '.jp2', '.heic', '.heif')
+FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')  # no EPS, which runs programs
+RESULTS = ('.png', '_crfed.png', '_overlay.jpg')  # what follows a photo's name in the names of its results
+
+
+class Photo(NamedTuple):
+    """An image file: its path, and its results' path in the output folder, without ending; both str."""
+    path: str
+    name: str
+
+
+# ------------------------------------------------------------------------------------------- finding
+
+
+def find_photos(paths, output_dir):
+    """Finds the photos in a list of files and folders, in folders with all their subfolders.
+
+    Args:
+        paths: list of str.
+        output_dir: str, where the results go; it is not searched.
+
+    Returns:
+        photos: list of Photo, with different names.
+        problems: list of str, one line for each path that is missing, or a folder without image files.
+
+    Raises:
+        UserError: there is no photo at all, or a result would overwrite a photo.
+    """
+    folders = [path for path in paths if os.path.isdir(path)]
+    found, problems = {}, []  # found: path to name, with ending
+    for path in paths:
+        if path in folders:
+            files = list_folder(path, output_dir)
+            root = os.path.dirname(os.path.abspath(path)) if len(folders) > 1 else path
+            found.update({file: os.path.relpath(file, root) for file in files if file not in found})
+            problems += [] if files else [f'{path}: no image files in this folder']
+        elif os.path.exists(path):
+            found.setdefault(os.path.normpath(path), os.path.basename(path))
+        else:
+            problems.append(f'{path}: no such file or folder')
+    if not found:
+        raise UserError('--images: no photo found (' + '; '.join(problems) + ')')
+    photos = choose_names(found)
+    check_nothing_is_overwritten(photos, output_dir)
+    return photos, problems
+
+
+def list_folder(folder, output_dir):
+    """Paths of the image files below a folder, sorted, without hidden ones (.name) and those in output_dir.
+
+    Raises:
+        UserError: the folder is output_dir, so that a second run would take the first run's results for photos.
+    """
+    if os.path.realpath(folder) == os.path.realpath(output_dir):
+        raise UserError(f'--output_dir {output_dir}: holds the photos; choose another folder for the results')
+    files = []
+    for here, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.')
+                               and os.path.realpath(os.path.join(here, name)) != os.path.realpath(output_dir))
+        files += [os.path.normpath(os.path.join(here, name)) for name in sorted(names)
+                  if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith('.')]
+    return files
+
+
+def choose_names(found):
+    """Gives every photo a name of its own: where two want the same one (a.jpg and a.png), the second gets -2.
+
+    Args:
+        found: dict of path to name with ending.
+
+    Returns:
+        list of Photo, in the dict's order.
+    """
+    photos, taken = [], set()
+    for path, file_name in found.items():
+        stem = name = os.path.splitext(file_name)[0]
+        number = 1
+        # In lower case, because some file systems compare so. NAME_crfed may be the name of another photo.
+        while not taken.isdisjoint(results := {name.lower(), f'{name}_crfed'.lower()}):
+            number += 1
+            name = f'{stem}-{number}'
+        if number > 1:
+            print(f'{path}: its results are named {name}, because {stem} is taken', file=sys.stderr)
+        taken |= results
+        photos.append(Photo(path, name))
+    return photos
+
+
+def check_nothing_is_overwritten(photos, output_dir):
+    """Raises UserError if a result would overwrite one of the photos."""
+    paths = {os.path.realpath(photo.path) for photo in photos}
+    for result in (os.path.join(output_dir, photo.name + ending) for photo in photos for ending in RESULTS):
+        if os.path.realpath(result) in paths:
+            raise UserError(f'--output_dir {output_dir}: {result} is one of the photos; choose another folder')
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def read_photo(path):
+    """Reads an image file as a viewer shows it: upright, in colour, transparency on white, an animation's first frame.
+
+    A JPEG gives the same pixels as the decoder of the records.
+
+    Args:
+        path: str.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+
+    Raises:
+        UserError: the file is not an image, damaged, or too large.
+    """
+    try:
+        with warnings.catch_warnings(), utils.open_file(path) as file:
+            warnings.simplefilter('ignore')  # about large pictures and odd metadata, both harmless
+            with Image.open(file, formats=FORMATS) as picture:
+                ImageOps.exif_transpose(picture, in_place=True)  # a copy of the largest would take 0.7 GB
+                return to_rgb(picture)
+    except UnidentifiedImageError:
+        reason = 'not an image, or of a format that cannot be read; convert it to JPEG or PNG'
+    except Image.DecompressionBombError:
+        reason = f'more than {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} million pixels; scale it down'
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'{path}: {reason}')
+
+
+def to_rgb(picture):
+    """Converts a Pillow image to uint8 RGB [H, W, 3]; transparent pixels become white."""
+    if picture.mode.startswith(('I', 'F')):
+        grey = deep_grey_to_8_bits(np.asarray(picture), white=65535 if picture.mode.startswith('I;16') else None)
+        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    if picture.has_transparency_data:
+        picture = picture.convert('RGBA')
+        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
+
+
+def deep_grey_to_8_bits(values, white):
+    """Scales grey values [H, W] to uint8, from 0 to `white`; where that is None, from their lowest to their highest."""
+    lowest, highest = (0, white) if white else (values.min(), values.max())
+    share = (values.astype(np.float64) - lowest) / max(float(highest) - float(lowest), 1e-30)
+    return np.round(share * 255).astype(np.uint8)

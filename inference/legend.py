@@ -1,0 +1,72 @@
+"""A photo under its classes' colours, with a legend that names them."""
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import utils
+from inference import averaging
+
+MAX_SIDE = 60000  # pixels; a JPEG takes 65,535, legend included
+
+
+def draw_overlay(image, labels, class_set):
+    """Draws the classes' colours over a photo, and a legend below it, or beside it if the photo is tall.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        labels: uint8 [H, W].
+        class_set: classes.ClassSet.
+
+    Returns:
+        uint8 RGB, at least as high and wide as the photo, which is scaled down to MAX_SIDE if it is larger.
+    """
+    if max(labels.shape) > MAX_SIDE:
+        image = averaging.scale_image(image, MAX_SIDE / max(labels.shape))
+        labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    height, width = labels.shape
+    beside = height > 2 * width
+    text_size = max(16, round((height * width) ** 0.5 / 40))
+    legend = draw_legend(np.unique(labels), class_set, 0 if beside else width, text_size)
+    corner = (width, 0) if beside else (0, height)
+    size = max(width, corner[0] + legend.shape[1]), max(height, corner[1] + legend.shape[0])
+    canvas = Image.new('RGB', size, 'white')
+    canvas.paste(Image.fromarray(utils.overlay(image, labels, class_set.palette, class_set.has_background)))
+    canvas.paste(Image.fromarray(legend), corner)
+    return np.array(canvas)
+
+
+def draw_legend(labels, class_set, width, text_size):
+    """Draws a coloured square and the name of each class except a background, which an overlay does not colour.
+
+    Args:
+        labels: ints, the classes. class_set: classes.ClassSet. text_size: int, height of the letters in pixels.
+        width: int, pixels of a row; an entry that is wider has a row of its own.
+
+    Returns:
+        uint8 RGB [H, W, 3], W >= width.
+    """
+    font, gap = ImageFont.load_default(text_size), text_size // 2
+    entries = [(class_set.names[index], class_set.colours[index]) for index in labels
+               if index or not class_set.has_background]
+    entries = entries or [('background only', (255, 255, 255))]
+    extents = [text_size + gap + int(font.getlength(name)) + 2 * gap for name, _ in entries]
+    width = max(width, gap + max(extents))
+    corners = place_in_rows(extents, width, start=gap, row_height=text_size + gap)
+
+    legend = Image.new('RGB', (width, corners[-1][1] + text_size + gap), 'white')
+    draw = ImageDraw.Draw(legend)
+    for (x, y), (name, colour) in zip(corners, entries):
+        draw.rectangle((x, y, x + text_size, y + text_size), fill=colour, outline='black')
+        draw.text((x + text_size + gap, y + text_size // 2), name, 'black', font, anchor='lm')
+    return np.array(legend)
+
+
+def place_in_rows(extents, width, start, row_height):
+    """Top left corners (x, y) of entries of these widths, from left to right and row by row; ints, pixels."""
+    corners, x, y = [], start, start
+    for extent in extents:
+        if x > start and x + extent > width:
+            x, y = start, y + row_height
+        corners.append((x, y))
+        x += extent
+    return corners
