@@ -123,8 +123,7 @@ def save_labels(path, labels, palette):
 def save_picture(path, picture, **options):
     """Writes a Pillow image as PNG where the path ends so, else as JPEG, complete or not at all.
 
-    It is encoded in memory: Pillow's encoders write to a file themselves, and where the disk is full they tell no more
-    than "encoder error -2".
+    It is encoded in memory, because Pillow reports a full disk as no more than "encoder error -2".
 
     Raises:
         OSError: it cannot be written; with the reason, and `path` as its file name.
@@ -139,21 +138,25 @@ def save_picture(path, picture, **options):
 
 
 def open_file(path, encoding=None, **options):
-    """open() to read bytes, or text of an `encoding`, that takes nothing but a file.
+    """open() for reading bytes, or text if there is an `encoding`.
 
     Raises:
-        OSError: as open(), and for a folder, a device or a pipe, which would be waited for without end.
+        OSError: as open(); also for a folder, a device or a pipe, which open() may wait for without end.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError(errno.EINVAL, 'is no file', path)
+        raise OSError(errno.EINVAL, 'is not a file', path)
     return open(path, 'r' if encoding else 'rb', encoding=encoding, **options)
 
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Gives a temporary name to write to and renames it to `path` at the end: a full disk leaves no half file there."""
+    """Gives a temporary path to write to, and renames it to `path` at the end: no half-written file is left there.
+
+    Raises:
+        OSError: it cannot be written; `path` is its file name.
+    """
     folder, name = os.path.split(path)
-    partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same page at once
+    partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same file at once
     try:
         with naming_file(path, partial):
             yield partial
@@ -166,7 +169,7 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def naming_file(path, partial=None):
-    """Has an OSError that names no file, as those of a full disk do, or the temporary `partial`, name `path`."""
+    """Makes an OSError name `path`, if it names no file (a full disk) or the temporary file `partial`."""
     try:
         yield
     except OSError as error:
@@ -190,12 +193,12 @@ def save_json(path, content):
 
 
 def is_control(character):
-    """Whether a character steers a terminal instead of standing on it: Unicode's category Cc."""
+    """Whether a character controls a terminal instead of being printed: Unicode's category Cc."""
     return character < ' ' or '\x7f' <= character <= '\x9f'
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with the defaults in its help, no guessed abbreviations, and one line for a bad flag (exit code 2)."""
+    """argparse with defaults in its help, without abbreviations, and with one line for a wrong flag (exit code 2)."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False,
@@ -228,14 +231,6 @@ def positive_float(text):
     return _in_range(number, 0, sys.float_info.max)
 
 
-def share(text):
-    """argparse type: a float of at least 0 and below 1."""
-    number = non_negative_float(text)
-    if number >= 1:
-        raise argparse.ArgumentTypeError(f'{text} is not below 1')
-    return number
-
-
 def _parse(kind, text):
     try:
         return kind(text)
@@ -264,7 +259,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Has Ctrl-C (SIGINT) and SIGTERM raise Stopped: at once, or only where it suits.
+    """Makes Ctrl-C (SIGINT) and SIGTERM raise Stopped: at once, or at the next check.
 
         with StopSignals() as signals:
             ...  # a signal raises Stopped at once
@@ -277,9 +272,9 @@ class StopSignals:
         self.received, self.held, self.before = None, False, {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # Python allows no other to handle signals
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like stay as they are
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
                     self.before[number] = signal.signal(number, self._note)
         return self
 
@@ -340,7 +335,7 @@ def run_program(main):
         cure = f'; {CURES[error.errno]}' if error.errno in CURES else ''
         sys.exit(f'{program}: error: {error.filename}: {error.strerror}{cure}')
     except Stopped as stop:
-        for number in (signal.SIGINT, signal.SIGTERM):  # one more must not break off the ending
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not interrupt the end
             signal.signal(number, signal.SIG_IGN)
         print(f'{program}: {stop}', file=sys.stderr)
         sys.exit(128 + stop.number)

@@ -69,7 +69,7 @@ def check_file(path, data_dirs):
         kind = 'missing' if isinstance(error, FileNotFoundError) else 'unreadable'
         raise BadFileError(f'{path}: {error.strerror}', kind) from error
     if not stat.S_ISREG(status.st_mode):
-        raise BadFileError(f'{path}: is no file')
+        raise BadFileError(f'{path}: is not a file')
     if status.st_size > MAX_FILE_BYTES:
         raise BadFileError(f'{path}: is larger than {MAX_FILE_BYTES >> 20} MB', 'too large')
 

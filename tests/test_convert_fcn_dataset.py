@@ -526,13 +526,13 @@ def large_file(voc):
 def pipe(voc):
     jpeg_of(voc, 'b').unlink()
     os.mkfifo(jpeg_of(voc, 'b'))
-    return jpeg_of(voc, 'b'), 'is no file'
+    return jpeg_of(voc, 'b'), 'is not a file'
 
 
 def folder_as_mask(voc):
     mask_of(voc, 'b').unlink()
     mask_of(voc, 'b').mkdir()
-    return mask_of(voc, 'b'), 'is no file'
+    return mask_of(voc, 'b'), 'is not a file'
 
 
 def link_out(voc):
@@ -689,7 +689,7 @@ def test_split_file_is_a_file_of_sane_size(voc):
         run(voc)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match='train.txt: is no file: name another list by --train_split'):
+    with pytest.raises(UserError, match='train.txt: is not a file: name another list by --train_split'):
         run(voc)
 
 

@@ -136,7 +136,7 @@ def list_that_is_huge(folder):
     os.truncate(list_of(folder), 10 ** 12)
 
 
-@hostile('convert', 'train.txt: is no file')
+@hostile('convert', 'train.txt: is not a file')
 def list_that_is_a_pipe(folder):
     list_of(folder).unlink()
     os.mkfifo(list_of(folder))
@@ -168,7 +168,7 @@ def image_that_is_a_link_to_an_endless_device(folder):
     image_of(folder).symlink_to('/dev/zero')
 
 
-@hostile('convert', 'b.jpg: is no file')
+@hostile('convert', 'b.jpg: is not a file')
 def image_that_is_a_pipe(folder):
     image_of(folder).unlink()
     os.mkfifo(image_of(folder))
@@ -321,7 +321,7 @@ def record_whose_field_is_longer_than_it(folder):
     write_payload(folder, b'\x0a\xff\xff\xff\xff\x07')
 
 
-@hostile('train', 'bad.record: cannot be read (is no file); write it with convert')
+@hostile('train', 'bad.record: cannot be read (is not a file); write it with convert')
 def record_that_is_a_pipe(folder):
     os.mkfifo(folder / 'bad.record')
 
@@ -420,7 +420,7 @@ def photo_with_a_chunk_that_claims_2_gigabytes(folder):
     (folder / 'photo').write_bytes(png(70, 50, chunk(b'IDAT', b'xx', length=2 ** 31 - 1)))
 
 
-@hostile('predict', 'photo: is no file')
+@hostile('predict', 'photo: is not a file')
 def photo_that_is_a_pipe(folder):
     os.mkfifo(folder / 'photo')
 

@@ -433,7 +433,7 @@ def test_damaged_settings_are_named(tmp_path, text):
 
 def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'settings.json')
-    with pytest.raises(OSError, match='is no file'):
+    with pytest.raises(OSError, match='is not a file'):
         train.read_settings(str(tmp_path))
 
 

@@ -38,7 +38,7 @@ def load_map(path):
 
     Returns:
         dict: 'image', 'label' as given to save_map; 'plain', uint8 [H, W], the most probable class; 'labels',
-        uint8 [K], and 'probabilities', float32 [H, W, K], theirs. None if there is no file, or a damaged one.
+        uint8 [K], and 'probabilities', float32 [H, W, K], theirs. None if there is not a file, or a damaged one.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -53,7 +53,7 @@ def corrupt(path, original):
 
 @pytest.mark.parametrize('damage, message', [
     (lambda path, good: None, 'no such file'),
-    (lambda path, good: path.mkdir(), 'is no file'),
+    (lambda path, good: path.mkdir(), 'is not a file'),
     (lambda path, good: path.write_bytes(b''), 'holds no example'),
     (lambda path, good: path.write_bytes(b'\xff\xd8 a JPEG, say' * 50), 'not a TFRecord file, or damaged after .* 0'),
     (lambda path, good: path.write_bytes(good[:-10]), 'damaged after example 4'),

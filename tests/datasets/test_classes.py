@@ -52,7 +52,7 @@ def test_what_is_no_list_of_classes_is_one_line(tmp_path, content, message):
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match='--classes .*: No such file'):
         classes.read_classes(str(tmp_path / 'classes.txt'))
-    with pytest.raises(UserError, match='is no file'):
+    with pytest.raises(UserError, match='is not a file'):
         classes.read_classes(str(tmp_path))
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_side_file_is_named(tmp_path, content):
         classes.read_side_file(str(tmp_path / 'a.record'))
 
 
-@pytest.mark.parametrize('make, told', [(os.mkfifo, 'is no file'), (os.mkdir, 'is no file'),
+@pytest.mark.parametrize('make, told', [(os.mkfifo, 'is not a file'), (os.mkdir, 'is not a file'),
                                         (link_to_itself, 'Too many')])
 def test_a_side_file_that_is_none_is_named(tmp_path, make, told):
     make(tmp_path / 'a.record.json')
