@@ -176,11 +176,18 @@ def _refine_few(image, probabilities, labels, parameters):
 
 
 def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
-    """Refines predictions in other processes, while the network predicts the next images.
+    """Refines predictions in other processes, while the network predicts the next images; see refine_in."""
+    with start_processes(num_workers) as pool:
+        yield from refine_in(pool, predictions, 2 * num_workers, parameters)
+
+
+def refine_in(pool, predictions, limit, parameters=DEFAULTS):
+    """Refines predictions in the processes of a pool.
 
     Args:
+        pool: see start_processes.
         predictions: iterator of (example, probabilities), see predictor.predict_record.
-        num_workers: int, processes; at most twice as many images are in memory.
+        limit: int, the most images in memory at a time.
         parameters: Parameters.
 
     Yields:
@@ -196,14 +203,13 @@ def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
         return example, {'plain': plain, 'crf': refined.result()}
 
     try:
-        with start_processes(num_workers) as pool:
-            for example, probabilities in predictions:
-                plain = probabilities.argmax(axis=-1).astype(np.uint8)
-                waiting.append((example, plain, submit(pool, example['image'], probabilities, parameters)))
-                if len(waiting) >= 2 * num_workers:
-                    yield finish_first()
-            while waiting:
+        for example, probabilities in predictions:
+            plain = probabilities.argmax(axis=-1).astype(np.uint8)
+            waiting.append((example, plain, submit(pool, example['image'], probabilities, parameters)))
+            if len(waiting) >= limit:
                 yield finish_first()
+        while waiting:
+            yield finish_first()
     except BrokenProcessPool:
         raise UserError('a process of the CRF was killed, perhaps because memory ran out; '
                         'try a lower --num_workers') from None

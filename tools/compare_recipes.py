@@ -1,19 +1,19 @@
-"""Trains recipes and models on one data set, the same number of images each, and writes a table with curves.
+"""Trains recipes and models on one data set, each on the same number of images, and writes a table with curves.
 
     python tools/compare_recipes.py --study camvid --data_dir camvid --classes camvid/classes.txt
 
-Nothing is chosen on the images that are reported: the last part of each film, or of the list, in the training list is
-held out. The best run and the CRF's parameters are chosen there, before the val list is scored. What is done already is
-not done again: the same command goes on where it was stopped. All it does is to call the suite's own programs; their
-commands are in the table's file.
+Nothing is chosen on the images that are reported. The last part of each film, or of the list, is held out from the
+training list; the best run and the CRF's parameters are chosen on that part before the val list is scored. Finished
+parts are not repeated, so the same command resumes an interrupted comparison. This script only calls the suite's other
+programs; their commands are listed below the table.
 """
-import collections
 import itertools
 import json
 import os
 import shlex
 import subprocess
 import sys
+from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -28,18 +28,31 @@ from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HELD_OUT = 6  # one image in so many of each film
-# How a run is scored once more, with flags beside those of the searched CRF.
-AS_IT_IS = {'searched CRF': []}
-AVERAGED = {'searched CRF, three scales and mirrored': ['--scales', '0.75,1,1.25', '--flip']}
+AVERAGED = ['--scales', '0.75,1,1.25', '--flip']
 
-Study = collections.namedtuple('Study', 'title scale images_seen long_images trials train_flags runs')
-Study.__doc__ = """What is compared on a data set.
 
-title: str. scale: float, of images and masks.
-images_seen, long_images: ints, training images of each run, and of the one that goes on for longer; 0: none does.
-trials: int, of the search for the CRF's parameters.
-train_flags: list of str, of all trainings. runs: dict of name to flags of train.py, str.
-"""
+class Study(NamedTuple):
+    """What is compared on a data set."""
+    title: str
+    scale: float  # of images and masks
+    images_seen: int  # training images of each run
+    long_images: int  # training images of one more run, with the best flags; 0: no such run
+    trials: int  # of the search for the CRF's parameters
+    train_flags: list  # of str, of all runs
+    runs: dict  # of name to flags of train.py, str
+
+
+class Row(NamedTuple):
+    """A line of the table; None is an empty cell. The last four: mean IoUs, and minutes that the steps took."""
+    name: str
+    flags: str
+    steps: int
+    images_seen: int
+    held_out: float
+    val: float
+    val_crf: float
+    minutes: float
+
 
 SHORT = '--recipe adamw --learning_rate 2e-4 --schedule poly --batch_size 2 --augment flip'  # for hundreds of steps
 ON_HALF_SIZE = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
@@ -47,7 +60,7 @@ ON_HALF_SIZE = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '
 STUDIES = {
     'camvid': Study(
         'CamVid at half size', 0.5, 480, 960, 60, ON_HALF_SIZE, {
-            'owner': '--crop_size 160',
+            'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
             'poly': '--recipe poly --crop_size 160',
@@ -59,22 +72,42 @@ STUDIES = {
             'short_augmented': f'{SHORT} --crop_size 160 --augment flip scale rotate colour'}),
     'voc': Study(
         'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, 24, ON_HALF_SIZE, {
-            'owner': '--crop_size 112',
+            'default': '--crop_size 112',
             'short': f'{SHORT} --crop_size 112'}),
 }
 
-Row = collections.namedtuple('Row', 'name flags steps images_seen held_out val val_crf minutes')
-Row.__doc__ = """A line of the table: flags, str; mean IoUs on the held-out images and on val, without and with CRF;
-minutes that the steps took. None for what there is not."""
 
-# ------------------------------------------------------------------------------------------- data
+def parse_args(argv=None):
+    """The program's flags; see --help."""
+    parser = utils.ArgumentParser('Compares recipes and models on one data set, and writes a table with curves.')
+    parser.add_argument('--study', choices=STUDIES, default='camvid', help='what is compared; see STUDIES in the file')
+    parser.add_argument('--data_dir', required=True, help="the data set, a folder in VOC's layout")
+    parser.add_argument('--classes', help="names of its classes, one a line; VOC's by default")
+    parser.add_argument('--checkpoint_path', help='what each run starts from, see train.py')
+    parser.add_argument('--output_dir', default='out/compare', help='folder for records and runs')
+    parser.add_argument('--results_dir', default='results/compare', help='folder for STUDY.md and STUDY.png')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    utils.quiet_tensorflow()
+    lab = Lab(STUDIES[args.study], os.path.join(args.output_dir, args.study))
+    lab.convert(args.data_dir, args.classes)
+    rows, best = compare(lab, args.checkpoint_path)
+    os.makedirs(args.results_dir, exist_ok=True)
+    write_page(lab, rows, best, os.path.join(args.results_dir, args.study))
+    print(f'table and curves in {args.results_dir}')
+
+
+# ------------------------------------------------------------------------------------------- programs
 
 
 def write_lists(data_dir, folder):
-    """Makes a VOC folder whose images and masks are those of data_dir, and whose training list is split in two.
+    """Makes a VOC folder with the images and masks of data_dir, and with a training list that is split in two.
 
-    Lists: `fit`, to train on; `held_out`, the last sixth of every film (ids that begin with the same six letters, as
-    CamVid's do) or of the list; `val`, to report.
+    Lists: `fit`, to train on; `held_out`, the last sixth of every film (ids with the same first six letters, as in
+    CamVid) or of the list; `val`, to report.
     """
     lists = os.path.join(folder, 'ImageSets', 'Segmentation')
     os.makedirs(lists, exist_ok=True)
@@ -93,51 +126,49 @@ def write_lists(data_dir, folder):
         utils.save_text(os.path.join(lists, f'{name}.txt'), '\n'.join(names) + '\n')
 
 
-# ------------------------------------------------------------------------------------------- programs
-
-
 class Lab:
-    """Calls the suite's programs on a study's data, notes their commands, and leaves out what is done.
+    """Calls the suite's programs for a study, records their commands, and skips what is done already.
 
     Args:
-        study: Study. args: of parse_args.
+        study: Study. folder: str, for records and runs.
     """
 
-    def __init__(self, study, args):
-        self.study, self.args, self.commands = study, args, []
+    def __init__(self, study, folder):
+        self.study, self.folder, self.commands = study, folder, []
 
     def path(self, *names):
-        return os.path.join(self.args.output_dir, self.args.study, *names)
+        """A path in the study's folder."""
+        return os.path.join(self.folder, *names)
 
     def record(self, name):
         """The record of a list: fit, held_out or val."""
         return self.path('val' if name == 'val' else 'fit', 'fcn_train.record' if name == 'fit' else 'fcn_val.record')
 
-    def call(self, made, program, *flags):
-        """Runs a program of the suite, unless the file `made` is there; UserError if it fails."""
+    def call(self, result, program, *flags):
+        """Runs a program of the suite, unless its result, a file, exists. Raises UserError if it fails."""
         flags = [str(flag) for flag in flags]
         self.commands.append(shlex.join(['python', program, *flags]))
-        if not os.path.exists(made):
+        if not os.path.exists(result):
             print(f'\n$ {self.commands[-1]}', flush=True)
             if subprocess.run([sys.executable, os.path.join(ROOT, program), *flags]).returncode:
-                raise UserError(f'{program} has failed, see above; mend that, and the same command goes on there')
+                raise UserError(f'{program} has failed, see above; correct that, and the same command resumes there')
 
-    def convert(self):
-        """Writes the records of all three lists."""
-        write_lists(self.args.data_dir, self.path('voc'))
-        own = ['--classes', self.args.classes] if self.args.classes else []
+    def convert(self, data_dir, classes):
+        """Writes the records of all three lists. classes: str or None, the file of their names."""
+        write_lists(data_dir, self.path('voc'))
+        own = ['--classes', classes] if classes else []
         for val_split in ('held_out', 'val'):
             record = self.record(val_split)
             self.call(record, 'convert_fcn_dataset.py', '--data_dir', self.path('voc'), '--train_split', 'fit',
                       '--val_split', val_split, '--output_dir', os.path.dirname(record), *own,
                       '--scale', self.study.scale)
 
-    def train(self, name, flags, images_seen):
-        """Trains on `fit` until so many images were seen; returns the number of steps."""
+    def train(self, name, flags, images_seen, start):
+        """Trains on `fit` for a number of images, from a checkpoint (str or None); returns the number of steps."""
         flags = [*self.study.train_flags, *shlex.split(flags)]
-        steps = images_seen // train.parse_args(flags).batch_size
-        start = ['--checkpoint_path', self.args.checkpoint_path] if self.args.checkpoint_path else []
-        self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py', *start,
+        steps = images_seen // train.parse_args(flags).recipe.batch_size
+        self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py',
+                  *(['--checkpoint_path', start] if start else []),
                   '--output_dir', self.path(name), '--dataset_train', self.record('fit'),
                   '--dataset_val', self.record('val'), '--max_steps', steps, *flags)
         return steps
@@ -151,59 +182,56 @@ class Lab:
             return json.load(file)
 
     def search_crf(self, name):
-        """Searches the CRF's parameters on the held-out images; returns the path of their file."""
+        """Searches for the CRF's parameters on the held-out images; returns the path of their file."""
         found = self.path(name, 'crf_search', 'crf.json')
         self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(name, 'train'),
                   '--dataset', self.record('held_out'), '--output_dir', os.path.dirname(found),
                   '--trials', self.study.trials)
         return found
 
+    def read_log(self, name):
+        """Rows of a run's log.csv, dicts of float."""
+        return page.read_table(self.path(name, 'train', 'log.csv'))
+
 
 # ------------------------------------------------------------------------------------------- the comparison
 
 
-def compare(lab):
-    """Trains and scores all runs of a study; the CRF is searched for the first and the best, or its longer training.
+def compare(lab, start):
+    """Trains and scores all runs of a study, from a checkpoint (str or None).
+
+    The CRF's parameters are searched for the first run, and for the best run or its longer training.
 
     Returns:
         rows: list of Row. best: str, the name of the run that was chosen.
     """
     study = lab.study
-    steps = {name: lab.train(name, flags, study.images_seen) for name, flags in study.runs.items()}
-    rows = [score(lab, name, flags, steps[name], study.images_seen) for name, flags in study.runs.items()]
+    rows = [train_and_score(lab, name, flags, study.images_seen, start) for name, flags in study.runs.items()]
     best = max(rows, key=lambda row: row.held_out)
-    refined = [*refine(lab, rows[0], AS_IT_IS)]
+    refined = [refine(lab, rows[0], 'searched CRF')]
     if study.long_images:
-        name = f'{best.name}_longer'
-        steps = lab.train(name, best.flags, study.long_images)
-        rows.append(score(lab, name, best.flags, steps, study.long_images))
-        refined += refine(lab, rows[-1], {**AS_IT_IS, **AVERAGED})
+        rows.append(train_and_score(lab, f'{best.name}_longer', best.flags, study.long_images, start))
+        refined += [refine(lab, rows[-1], 'searched CRF'),
+                    refine(lab, rows[-1], 'searched CRF, three scales and mirrored', AVERAGED)]
     elif best is not rows[0]:
-        refined += refine(lab, best, AS_IT_IS)
+        refined.append(refine(lab, best, 'searched CRF'))
     return [*rows, *refined], best.name
 
 
-def score(lab, name, flags, steps, images_seen):
-    """The Row of a trained run."""
+def train_and_score(lab, name, flags, images_seen, start):
+    """The Row of a run, which is trained if it does not exist."""
+    steps = lab.train(name, flags, images_seen, start)
     held_out, val = lab.evaluate(name, 'held_out'), lab.evaluate(name, 'val', '--crf')
     return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'],
-               count_minutes(read_log(lab, name), images_seen // steps))
+               count_minutes(lab.read_log(name), images_seen // steps))
 
 
-def refine(lab, row, ways):
-    """Rows of a run once more, with the CRF searched on the held-out images; `ways`: dict of name to further flags."""
-    parameters = lab.search_crf(row.name)
-    for name, flags in ways.items():
-        flags = ['--crf_params', parameters, *flags]
-        label = '_' + name.replace(' ', '_').replace(',', '')
-        val = lab.evaluate(row.name, 'val', '--crf', *flags, label=label)
-        yield row._replace(name=f'{row.name}: {name}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
-                           val_crf=val['crf']['mean_iou'], minutes=None)
-
-
-def read_log(lab, name):
-    """Rows of a run's log.csv, dicts of float."""
-    return page.read_table(lab.path(name, 'train', 'log.csv'))
+def refine(lab, row, way, flags=()):
+    """The Row of a trained run with the CRF's parameters for it; `way`: str, its name. `flags`: further ones."""
+    flags = ['--crf_params', lab.search_crf(row.name), *flags]
+    val = lab.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
+    return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
+                        val_crf=val['crf']['mean_iou'], minutes=None)
 
 
 def count_minutes(log, batch_size):
@@ -218,13 +246,13 @@ def count_minutes(log, batch_size):
 
 def draw(lab, rows, path):
     """Draws the loss per pixel of every run over the images seen, and the runs' mean IoUs, as one PNG."""
-    trained = [row for row in rows if row.minutes is not None]
     figure = Figure(figsize=(11, 0.35 * len(rows) + 3), layout='constrained')
     curves, bars = figure.subplots(1, 2)
-    for row in trained:
-        log = read_log(lab, row.name)
-        curves.plot([each['step'] * row.images_seen / row.steps for each in log],
-                    [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
+    for row in rows:
+        if row.minutes is not None:
+            log = lab.read_log(row.name)
+            curves.plot([each['step'] * row.images_seen / row.steps for each in log],
+                        [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
     curves.set(xlabel='training images seen', ylabel='loss per pixel', ylim=(0, None))
     curves.legend(fontsize=7)
     curves.grid(alpha=0.3)
@@ -239,50 +267,25 @@ def draw(lab, rows, path):
         figure.savefig(partial, dpi=110)
 
 
-def write_page(lab, rows, best):
-    """Writes STUDY.md and STUDY.png into --results_dir."""
-    name = lab.args.study
-    os.makedirs(lab.args.results_dir, exist_ok=True)
-    draw(lab, rows, os.path.join(lab.args.results_dir, f'{name}.png'))
+def write_page(lab, rows, best, stem):
+    """Writes STEM.md and STEM.png. rows: list of Row. best: str, the name of the run that was chosen."""
+    draw(lab, rows, f'{stem}.png')
     lines = [f'# {lab.study.title}', '',
              f'Made by `tools/compare_recipes.py`. Machine: {tables.describe_cpu()}, {measure.count_cores()} cores, '
              f'{tables.describe_memory()} of memory, no GPU. Mean IoU in percent; minutes of the steps alone. Chosen '
              f'on the held-out training images: **{best}**.', '',
-             '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8]
-    lines += [format_row(row) for row in rows]
-    lines += ['', f'![loss and mean IoU of the runs]({name}.png)', '', 'Commands:', '',
-              *(f'    {command}' for command in lab.commands)]
-    utils.save_text(os.path.join(lab.args.results_dir, f'{name}.md'), '\n'.join(lines) + '\n')
+             '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8,
+             *map(format_row, rows), '', f'![loss and mean IoU of the runs]({os.path.basename(stem)}.png)', '',
+             'Commands:', '', *(f'    {command}' for command in lab.commands)]
+    utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
 
 
 def format_row(row):
-    def percent(value):
-        return '' if value is None else f'{100 * value:.1f}'
-    cells = [row.name, f'`{row.flags}`' if row.flags else '', row.steps, f'{row.images_seen:,}', percent(row.held_out),
-             percent(row.val), percent(row.val_crf), '' if row.minutes is None else f'{row.minutes:.1f}']
+    """A Row as a line of Markdown."""
+    scores = ['' if iou is None else f'{100 * iou:.1f}' for iou in (row.held_out, row.val, row.val_crf)]
+    cells = [row.name, f'`{row.flags}`' if row.flags else '', row.steps, f'{row.images_seen:,}', *scores,
+             '' if row.minutes is None else f'{row.minutes:.1f}']
     return '| ' + ' | '.join(map(str, cells)) + ' |'
-
-
-def parse_args(argv=None):
-    """The program's flags; see --help."""
-    parser = utils.ArgumentParser('Compares recipes and models on one data set, and writes a table with curves.')
-    parser.add_argument('--study', choices=STUDIES, default='camvid', help='what is compared; see STUDIES in the file')
-    parser.add_argument('--data_dir', required=True, help="the data set, a folder in VOC's layout")
-    parser.add_argument('--classes', help="names of its classes, one a line; without it, VOC's")
-    parser.add_argument('--checkpoint_path', help='what each run starts from, see train.py')
-    parser.add_argument('--output_dir', default='out/compare', help='folder for records and runs')
-    parser.add_argument('--results_dir', default='results/compare', help='folder for STUDY.md and STUDY.png')
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    train.quiet_tensorflow()
-    lab = Lab(STUDIES[args.study], args)
-    lab.convert()
-    rows, best = compare(lab)
-    write_page(lab, rows, best)
-    print(f'table and curves in {args.results_dir}')
 
 
 if __name__ == '__main__':

@@ -1,25 +1,25 @@
-"""Searches the dense CRF's parameters that suit a network and its images best.
+"""Searches for the parameters of the dense CRF that suit a network and its images best.
 
     python tools/search_crf.py --checkpoint_path results/best --dataset data/fcn_held_out.record
     python evaluate.py --checkpoint_path results/best --crf --crf_params results/crf_search/crf.json
 
-Search on images that the network was neither trained on, where it is too sure of itself, nor is to be scored on: on a
-part of the training images that was left out of the training, say. Each trial scores all of the images. The first two
-trials are the suite's own parameters and DeepLab's; of the others, the first half is drawn at random, and the second
+Search on images on which the network was not trained, because there it is too sure of itself, and on which it will not
+be scored: for example on a part of the training images that was held out. Each trial scores all these images. The first
+two trials are this suite's parameters and DeepLab's. Of the others, the first half is drawn at random, and the second
 half changes one or two parameters of the best so far.
 
 Source of the idea: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs",
 which searches on 100 held-out images.
 """
-import collections
 import csv
-import glob
 import hashlib
 import math
 import os
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
+import zipfile
+import zlib
+from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -31,10 +31,8 @@ from matplotlib.figure import Figure
 import train
 import utils
 from datasets import batches
-from inference import averaging, crf, weights
-from inference.scores import mean_iou
-from tools import crf_maps
-from training import checkpoints
+from inference import averaging, crf, predictor, weights
+from inference.scores import confusion_matrix, mean_iou
 from utils import UserError
 
 DEEPLABS = crf.Parameters(iterations=10, gaussian_xy=3, gaussian_compat=3, bilateral_xy=140, bilateral_rgb=5,
@@ -44,129 +42,225 @@ RANGES = crf.Parameters(iterations=(1, 10), gaussian_xy=(0.5, 30), gaussian_comp
                         bilateral_rgb=(2, 50), bilateral_compat=(0.3, 30))
 STEP = 0.4  # standard deviation of a change near the best, of a parameter's natural logarithm
 
-Trial = collections.namedtuple('Trial', 'kind parameters mean_iou seconds')
 
-# ------------------------------------------------------------------------------------------- which images
+class Trial(NamedTuple):
+    """Scores of one setting: where it came from, the mean IoU over all images, and the time that took."""
+    kind: str
+    parameters: crf.Parameters
+    mean_iou: float
+    seconds: float
 
 
-def read_names(record, whole=False):
-    """The image/filename of each example of a record, list of str. For `whole` and errors: input_pipeline's."""
-    batches.count_examples(record, whole)
+def parse_args(argv=None):
+    """The program's flags; see --help."""
+    parser = utils.ArgumentParser("Searches for the dense CRF's parameters that suit a network and its images best.")
+    weights.add_flags(parser)
+    parser.add_argument('--dataset', required=True, metavar='RECORD',
+                        help='record to search on: images that were held out from training and are not scored')
+    averaging.add_flags(parser)
+    parser.add_argument('--num_images', type=utils.positive_int,
+                        help='number of images, spread over the record; by default all')
+    parser.add_argument('--trials', type=utils.positive_int, default=60, help='settings to try')
+    parser.add_argument('--seed', type=utils.non_negative_int, default=0, help='of the settings that are drawn')
+    parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
+                        help='processes for the CRF')
+    parser.add_argument('--output_dir', help='folder for crf.json, trials.csv and trials.png; by default the folder '
+                                             '"crf_search" in that of the checkpoint\'s run')
+    parser.add_argument('--cache_dir', help="folder for the network's predictions, which a second search uses again; "
+                                            'by default the folder "maps" in that of --output_dir')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Returns the exit code: 130 if Ctrl-C ended the search early."""
+    args = parse_args(argv)
+    utils.quiet_tensorflow()
+    checkpoint = weights.find_checkpoint(args.checkpoint_path)
+    output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
+    batches.count_examples(args.dataset, whole=True)
+    names = read_names(args.dataset)
+    check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
+    number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
+
+    sha256 = weights.hash_checkpoint(checkpoint)
+    folder = choose_folder(args.cache_dir or os.path.join(output_dir, 'maps'), sha256, args.dataset, args.scales,
+                           args.flip)
+    paths = {number: os.path.join(folder, f'{number:06}.npz') for number in spread(args.num_images, len(names))}
+    predict_maps(checkpoint, args.dataset, number_of_classes, paths, args.scales, args.flip)
+    without_crf = score_without_crf(paths.values(), number_of_classes)
+    if math.isnan(without_crf):
+        raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
+
+    trials, code = [], None
+    try:
+        search(list(paths.values()), number_of_classes, args.trials, args.seed, args.num_workers, trials)
+    except KeyboardInterrupt:
+        if not trials:
+            raise
+        code = 130
+        print(f'stopped after {len(trials)} of {args.trials} trials; results so far:')
+    print_results(trials, without_crf)
+    write_results(output_dir, trials, without_crf, {
+        'dataset': args.dataset, 'images': len(paths), 'checkpoint': checkpoint,
+        'step': weights.checkpoint_step(checkpoint), 'sha256': sha256, 'scales': list(args.scales), 'flip': args.flip,
+        'seed': args.seed})
+    print(f'{output_dir}/crf.json for --crf_params; trials.csv and trials.png beside it')
+    return code
+
+
+# ------------------------------------------------------------------------------------------- the images
+
+
+def read_names(record):
+    """The image/filename of each example of a record, list of str."""
     return [tf.train.Example.FromString(example).features.feature['image/filename'].bytes_list.value[0].decode()
             for example in tf.io.tf_record_iterator(record)]
 
 
 def check_images(record, names, settings):
-    """Refuses a record with images of the run's validation; warns of images that the network was trained on.
+    """Refuses images that the run is scored on, and warns of images that the network was trained on.
 
     Args:
         record: str, --dataset. names: list of str, its images.
         settings: dict, the run's settings.json.
 
     Raises:
-        UserError: the images are, or are called as, those that the run is scored on.
+        UserError: the record holds images that the run is scored on.
     """
-    cure = 'parameters chosen on them would spoil every score; name a record of held-out training images by --dataset'
-    shared = find_shared(record, names, settings.get('dataset_val'), 'is scored on')
+    scored_on, trained_on = settings.get('dataset_val'), settings.get('dataset_train')
+    shared = count_shared(record, names, scored_on, 'is scored on')
     if shared:
         raise UserError(f'{record}: {shared} of its {len(names)} images are in the record that the run is scored on, '
-                        f'{settings["dataset_val"]}; {cure}')
-    shared = find_shared(record, names, settings.get('dataset_train'), 'was trained on')
+                        f'{scored_on}; parameters chosen on them would spoil every score, so give a record of held-out '
+                        'training images as --dataset')
+    shared = count_shared(record, names, trained_on, 'was trained on')
     if shared:
         print(f'warning: {shared} of the {len(names)} images of {record} are ones that the network was trained on '
-              f'({settings["dataset_train"]}). It is surer of them than of new images, and the CRF will be tuned to '
-              'that; better search on images that were held out', file=sys.stderr)
+              f'({trained_on}). It is surer of them than of new images, so the parameters will suit new images less; '
+              'better search on images that were held out', file=sys.stderr)
 
 
-def find_shared(record, names, other, purpose):
-    """How many of a record's images another record, of the run's settings, has too.
+def count_shared(record, names, other, purpose):
+    """How many images of a record are also in another record, int.
 
-    Where the other one is not there, two records of one name pass for the same, and a line says what is not known.
+    If the other one is missing, records with the same file name count as the same; otherwise a warning is printed.
 
     Args:
-        record: str. names: list of str. other: str or None. purpose: str, for the line.
-
-    Returns:
-        int.
+        record: str. names: list of str, its images. other: str or None. purpose: str, of the other, for the warning.
     """
     if other and os.path.exists(other):
+        batches.count_examples(other)  # checks it
         return len(set(names) & set(read_names(other)))
     if other and os.path.basename(other) == os.path.basename(record):
         return len(names)
-    print(f'warning: the record that the run {purpose} {f"({other}) is not there" if other else "is not known"}: '
-          f'see to it yourself that it shares no images with {record}', file=sys.stderr)
+    print(f'warning: the record that the run {purpose} {f"({other}) is missing" if other else "is not known"}: '
+          f'make sure yourself that it shares no images with {record}', file=sys.stderr)
     return 0
 
 
 def spread(number, total):
-    """`number` ints spread evenly over range(total), all of them where it has no more (None: all)."""
+    """`number` ints spread evenly over range(total); all of them if `number` is larger, or None."""
     number = min(number or total, total)
     return [index * total // number for index in range(number)]
 
 
-# ------------------------------------------------------------------------------------------- their maps
+# ------------------------------------------------------------------------------------------- their predictions
 
 
-def find_folder(cache_dir, sha256, args):
-    """The folder for the maps of a checkpoint on a record; whatever would change them makes it another.
+def choose_folder(cache_dir, sha256, record, scales, flip):
+    """The folder for the predictions of a checkpoint, whose hash is given, on a record; made if it is missing.
 
-    Args:
-        cache_dir: str. sha256: str, of the checkpoint. args: of parse_args, for dataset, scales and flip.
+    All that changes the predictions is part of the folder's name.
     """
-    with open(args.dataset, 'rb') as file:
+    with open(record, 'rb') as file:
         images = hashlib.file_digest(file, 'sha256').hexdigest()
-    key = hashlib.sha256(f'{sha256} {images} {args.scales} {args.flip} {crf.THRESHOLD}'.encode()).hexdigest()[:16]
+    key = hashlib.sha256(f'{sha256} {images} {scales} {flip} {crf.THRESHOLD}'.encode()).hexdigest()[:16]
+    os.makedirs(os.path.join(cache_dir, key), exist_ok=True)
     return os.path.join(cache_dir, key)
 
 
-def score_without_crf(paths, number_of_classes):
-    """Reads all maps and scores their most probable classes.
+def predict_maps(checkpoint, record, number_of_classes, paths, scales, flip):
+    """Predicts images of a record and saves what the CRF needs of them, unless a file exists and is sound.
 
     Args:
-        paths: dict of int to str, by number in the record. number_of_classes: int, C.
+        checkpoint, record: str. number_of_classes: int. scales, flip: see averaging.average_probabilities.
+        paths: dict of int to str, number of the image in the record to the file's path.
+    """
+    missing = {number for number, path in paths.items() if load_map(path) is None}
+    if not missing:
+        return
+    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+        network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+        reader = batches.build_reader(record, max(missing) + 1, number_of_classes)
+        session.run(reader.initializer)
+        for number in tqdm.trange(max(missing) + 1, desc='predicting', unit='image'):
+            example = batches.run_input(session, reader.next_example, record)
+            if number in missing:
+                probabilities = predictor.predict_example(session, network, example, record, scales, flip)
+                save_map(paths[number], example['image'], example['label'], probabilities)
+
+
+def save_map(path, image, label, probabilities):
+    """Saves the prediction of one image, completely or not at all: as float16, and only the CRF's labels.
+
+    Args:
+        path: str.
+        image: uint8 RGB [H, W, 3]. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
+    """
+    labels = crf.find_labels(probabilities)
+    with utils.whole_file(path) as partial, open(partial, 'wb') as file:
+        np.savez_compressed(file, image=image, label=label, labels=labels,
+                            plain=probabilities.argmax(axis=-1).astype(np.uint8),
+                            probabilities=probabilities[:, :, labels].astype(np.float16))
+
+
+def load_map(path):
+    """Reads what save_map wrote.
 
     Returns:
-        confusion: int64 [C, C], of the maps that are there.
-        missing: set of ints, the numbers of those that are not, or are damaged.
+        dict: 'image', 'label' as given to save_map; 'plain', uint8 [H, W], the most probable class; 'labels',
+        uint8 [K], and 'probabilities', float32 [H, W, K], of these labels. None if the file is missing or damaged.
     """
-    confusion, missing = np.zeros((number_of_classes, number_of_classes), np.int64), set()
-    for number, path in paths.items():
-        counted = crf_maps.score_plain(path, number_of_classes)
-        if counted is None:
-            missing.add(number)
-        else:
-            confusion += counted
-    return confusion, missing
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ('image', 'label', 'plain', 'labels', 'probabilities')}
+    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
+        return None
+    return {**arrays, 'probabilities': arrays['probabilities'].astype(np.float32)}
 
 
-def predict_maps(checkpoint, args, number_of_classes, paths):
-    """Predicts images of a record and writes their maps; holds one at a time.
-
-    Args:
-        checkpoint: str. args: of parse_args, for dataset, scales and flip. number_of_classes: int.
-        paths: dict of int to str, number in the record to the map's path.
-    """
-    with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
-        predictor = train.load_predictor(session, checkpoint)
-        images = batches.whole_images(args.dataset, number_of_classes)
-        next_example = tf.data.make_one_shot_iterator(images).get_next()
-        with tqdm.tqdm(total=len(paths), desc='predicting', unit='image') as progress:
-            for number in range(max(paths) + 1):
-                example = train.run_input(session, next_example, args.dataset)
-                if number in paths:
-                    probabilities = train.predict_example(session, predictor, example, args.dataset, args.scales,
-                                                          args.flip)
-                    crf_maps.save_map(paths[number], example['image'], example['label'], probabilities)
-                    progress.update()
-
-
-def remove_partial(folder):
-    """Removes what a search that was killed while it wrote a map has left behind."""
-    for path in glob.glob(os.path.join(glob.escape(folder), 'partial-*')):
-        os.remove(path)
+def score_without_crf(paths, number_of_classes):
+    """Mean IoU of the most probable classes in some files of save_map, float; nan if all pixels are void."""
+    maps = map(load_map, paths)
+    return mean_iou(sum(confusion_matrix(found['label'], found['plain'], number_of_classes) for found in maps))
 
 
 # ------------------------------------------------------------------------------------------- the search
+
+
+def search(paths, number_of_classes, number, seed, num_workers, trials):
+    """Scores settings one after the other, several images at a time. The result depends on the seed only.
+
+    Args:
+        paths: list of str, files of save_map. number_of_classes: int.
+        number: int, trials in all. seed: int. num_workers: int, processes.
+        trials: list to which the Trials are added, so that an interrupted search leaves results.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    random = np.random.RandomState(seed)
+    with crf.start_processes(num_workers) as pool, tqdm.tqdm(
+            total=number * len(paths), desc='searching', unit='image', smoothing=0.05) as progress:
+        while len(trials) < number:
+            kind, parameters = propose(trials, number, random)
+            started, confusion = time.perf_counter(), 0
+            maps = ((found, found['probabilities']) for found in map(load_map, paths))
+            for found, refined in crf.refine_in(pool, maps, 2 * num_workers, parameters):
+                confusion += confusion_matrix(found['label'], found['labels'][refined['crf']], number_of_classes)
+                progress.update()
+            trials.append(Trial(kind, parameters, mean_iou(confusion), time.perf_counter() - started))
+            progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')
 
 
 def propose(trials, number, random):
@@ -182,66 +276,28 @@ def propose(trials, number, random):
         return [('defaults', crf.DEFAULTS), ("DeepLab's", DEEPLABS)][len(trials)]
     if len(trials) < 2 + (number - 2) // 2:
         drawn = [math.exp(random.uniform(math.log(low), math.log(high))) for low, high in RANGES]
-        return 'random', in_range(crf.Parameters(*drawn))
+        return 'random', clip(crf.Parameters(*drawn))
     best, tried = find_best(trials).parameters, {trial.parameters for trial in trials}
     while True:
         changed = random.choice(crf.Parameters._fields, random.randint(1, 3), replace=False)
-        near = in_range(best._replace(**{name: getattr(best, name) * math.exp(random.normal(0, STEP))
-                                         for name in changed}))
-        if near not in tried:  # a small change of the iterations is none
+        near = clip(best._replace(**{name: getattr(best, name) * math.exp(random.normal(0, STEP))
+                                     for name in changed}))
+        if near not in tried:  # a small change of the iterations is rounded off
             return 'near the best', near
 
 
-def in_range(parameters):
-    """Parameters cut to RANGES and to three digits, whole iterations; a file of them shall be legible."""
-    cut = [float(f'{min(max(value, low), high):.3g}') for value, (low, high) in zip(parameters, RANGES)]
-    return crf.Parameters(round(cut[0]), *cut[1:])
+def clip(parameters):
+    """Parameters clipped to RANGES and rounded to three digits, so that their file is easy to read."""
+    clipped = [float(f'{min(max(value, low), high):.3g}') for value, (low, high) in zip(parameters, RANGES)]
+    return crf.Parameters(round(clipped[0]), *clipped[1:])
 
 
 def find_best(trials):
-    """The Trial of the highest mean IoU; of equals, the first."""
+    """The Trial with the highest mean IoU; of equals, the first."""
     return max(trials, key=lambda trial: trial.mean_iou)
 
 
-def search(paths, number_of_classes, number, seed, num_workers, trials):
-    """Scores settings one after the other, the images of each beside one another. The result depends on the seed only.
-
-    Args:
-        paths: list of str, maps of crf_maps. number_of_classes: int.
-        number: int, trials in all. seed: int. num_workers: int, processes.
-        trials: list that the Trials are added to, so that an interrupted search has something to show.
-
-    Raises:
-        UserError: a process was killed.
-    """
-    random = np.random.RandomState(seed)
-    with crf.start_processes(num_workers) as pool, tqdm.tqdm(
-            total=number * len(paths), desc='searching', unit='image', smoothing=0.05) as progress:
-        try:
-            while len(trials) < number:
-                kind, parameters = propose(trials, number, random)
-                started = time.perf_counter()
-                mean_iou = score(pool, paths, parameters, number_of_classes, progress)
-                trials.append(Trial(kind, parameters, mean_iou, time.perf_counter() - started))
-                progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')
-        except BrokenProcessPool:
-            raise UserError('a process of the CRF was killed, for lack of memory perhaps; '
-                            'try a lower --num_workers') from None
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C shall not wait for the images of the trial
-
-
-def score(pool, paths, parameters, number_of_classes, progress):
-    """Mean IoU of all maps with some parameters, float."""
-    confusion = np.zeros((number_of_classes, number_of_classes), np.int64)
-    jobs = [pool.submit(crf_maps.score_refined, path, parameters, number_of_classes) for path in paths]
-    for job in jobs:
-        confusion += job.result()
-        progress.update()
-    return mean_iou(confusion)
-
-
-# ------------------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------------- results
 
 
 def write_results(folder, trials, without_crf, facts):
@@ -250,6 +306,7 @@ def write_results(folder, trials, without_crf, facts):
     Args:
         folder: str. trials: list of Trial. without_crf: float, mean IoU. facts: dict, of how the search was made.
     """
+    os.makedirs(folder, exist_ok=True)
     with utils.whole_file(os.path.join(folder, 'trials.csv')) as partial, open(partial, 'w', newline='') as file:
         table = csv.writer(file)
         table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou', 'seconds'])
@@ -263,12 +320,11 @@ def write_results(folder, trials, without_crf, facts):
 
 
 def draw_trials(path, trials, without_crf):
-    """Draws mean IoU against each parameter, a dot a trial, the best one ringed, as a PNG."""
+    """Draws mean IoU against each parameter, a dot for each trial, the best one circled, as a PNG."""
     figure = Figure(figsize=(10, 6), layout='constrained')
     best, ious = find_best(trials), [trial.mean_iou for trial in trials]
     for name, (low, high), axes in zip(crf.Parameters._fields, RANGES, figure.subplots(2, 3, sharey=True).flat):
-        axes.scatter([getattr(trial.parameters, name) for trial in trials], ious, s=14, c=range(len(trials)),
-                     cmap='viridis')
+        axes.scatter([getattr(trial.parameters, name) for trial in trials], ious, s=14, c=range(len(trials)))
         axes.scatter(getattr(best.parameters, name), best.mean_iou, s=90, facecolors='none', edgecolors='tab:red')
         axes.axhline(without_crf, color='grey', linestyle='--')
         if name != 'iterations':
@@ -279,13 +335,13 @@ def draw_trials(path, trials, without_crf):
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     figure.supylabel('mean IoU')
-    figure.suptitle(f'{len(trials)} trials, the later the lighter; best ringed; dashed: without CRF')
+    figure.suptitle(f'{len(trials)} trials, later ones lighter; best circled; dashed: without CRF')
     with utils.whole_file(path) as partial:
         figure.savefig(partial, dpi=100)
 
 
 def print_results(trials, without_crf):
-    """Prints the scores to compare, and says so if no setting is better than no CRF."""
+    """Prints the scores to compare, and a remark if no setting is better than no CRF."""
     best = find_best(trials)
     print(f'{"":16}{"mean IoU":>9}  ' + '  '.join(crf.Parameters._fields))
     print(f'{"without CRF":16}{without_crf:9.4f}')
@@ -293,86 +349,8 @@ def print_results(trials, without_crf):
         print(f'{name:16}{trial.mean_iou:9.4f}  ' + '  '.join(
             f'{value:{len(field)}g}' for field, value in trial.parameters._asdict().items()))
     if best.mean_iou <= without_crf:
-        print(f'none of {len(trials)} settings is better than no CRF on these images: leave --crf away for this '
+        print(f'none of {len(trials)} settings is better than no CRF on these images: do not use --crf for this '
               'network, or search on with more --trials')
-
-
-# ------------------------------------------------------------------------------------------- the program
-
-
-def parse_args(argv=None):
-    """The program's flags; see --help."""
-    parser = utils.ArgumentParser("Searches the dense CRF's parameters that suit a network and its images best.")
-    parser.add_argument('--checkpoint_path', default='results/train', help='checkpoint, or the folder of a run')
-    parser.add_argument('--dataset', required=True, metavar='RECORD',
-                        help='record to search on: images that were held out from training and are in no score')
-    parser.add_argument('--classes', metavar='FILE', help='names of the classes, one a line, if neither the '
-                                                          "checkpoint's run nor the record tells them")
-    averaging.add_flags(parser)
-    parser.add_argument('--num_images', type=utils.positive_int,
-                        help='so many images, spread over the record; without it, all')
-    parser.add_argument('--trials', type=utils.positive_int, default=60, help='settings to try')
-    parser.add_argument('--seed', type=utils.non_negative_int, default=0, help='of the settings that are drawn')
-    parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
-                        help='processes for the CRF')
-    parser.add_argument('--output_dir', help='folder for crf.json, trials.csv and trials.png; without it, the folder '
-                                             '"crf_search" beside the one that holds the checkpoint')
-    parser.add_argument('--cache_dir', help="folder for the network's maps, which a second search takes as they are; "
-                                            'without it, the folder "maps" in that of --output_dir')
-    return parser.parse_args(argv)
-
-
-def prepare_maps(args, checkpoint, sha256, total, cache_dir):
-    """Finds the maps to search on, and predicts those that are not there.
-
-    Returns:
-        paths: list of str. number_of_classes: int. without_crf: float, their mean IoU as they are.
-
-    Raises:
-        UserError: network and record are of other classes, or the images have no annotated pixel.
-    """
-    number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
-    folder = find_folder(cache_dir, sha256, args)
-    os.makedirs(folder, exist_ok=True)
-    remove_partial(folder)
-    paths = {number: crf_maps.map_path(folder, number) for number in spread(args.num_images, total)}
-    confusion, missing = score_without_crf(paths, number_of_classes)
-    if missing:
-        predict_maps(checkpoint, args, number_of_classes, {number: paths[number] for number in missing})
-        confusion += score_without_crf({number: paths[number] for number in missing}, number_of_classes)[0]
-    if not confusion.any():
-        raise UserError(f'{args.dataset}: the images have no annotated pixel; name another record by --dataset')
-    return list(paths.values()), number_of_classes, mean_iou(confusion)
-
-
-def main(argv=None):
-    """Returns the exit code: 130 if Ctrl-C ended the search early."""
-    args = parse_args(argv)
-    train.quiet_tensorflow()
-    checkpoint = train.find_checkpoint(args.checkpoint_path)
-    output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
-    names = read_names(args.dataset, whole=True)
-    check_images(args.dataset, names, train.read_settings(os.path.dirname(checkpoint)))
-    os.makedirs(output_dir, exist_ok=True)
-
-    sha256 = weights.hash_checkpoint(checkpoint)
-    paths, number_of_classes, without_crf = prepare_maps(args, checkpoint, sha256, len(names),
-                                                         args.cache_dir or os.path.join(output_dir, 'maps'))
-    trials, code = [], None
-    try:
-        search(paths, number_of_classes, args.trials, args.seed, args.num_workers, trials)
-    except KeyboardInterrupt:
-        if not trials:
-            raise
-        code = 130
-        print(f'stopped after {len(trials)} of {args.trials} trials; what they found:')
-    print_results(trials, without_crf)
-    write_results(output_dir, trials, without_crf, {
-        'dataset': args.dataset, 'images': len(paths), 'checkpoint': checkpoint,
-        'step': checkpoints.checkpoint_step(checkpoint), 'sha256': sha256, 'scales': list(args.scales),
-        'flip': args.flip, 'seed': args.seed})
-    print(f'{output_dir}/crf.json for --crf_params; trials.csv and trials.png beside it')
-    return code
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
-import json
+import collections
 import os
+import pathlib
+import shlex
 import subprocess
 
 import numpy as np
@@ -11,6 +13,7 @@ import convert_fcn_dataset
 import evaluate
 import train
 import utils
+from inference import crf
 from tools import compare_recipes, search_crf
 
 PROGRAMS = {'convert_fcn_dataset.py': convert_fcn_dataset, 'train.py': train, 'evaluate.py': evaluate,
@@ -51,49 +54,72 @@ def test_without_films_the_last_sixth_of_the_list_is_held_out(tmp_path):
     assert read_lists(tmp_path / 'voc') == {'fit': photos[:10], 'held_out': photos[10:], 'val': ['x']}
 
 
-def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, capsys):
-    """All programs for real, in this process, on a few drawn images; the second call has nothing to do but the page."""
+# Mean IoUs of the runs on the held-out images, on val, and on val with the CRF.
+SCORES = {'first': (0.2, 0.21, 0.22), 'second': (0.3, 0.31, 0.32), 'second_longer': (0.4, 0.41, 0.42)}
+
+
+def make_results(command):
+    """Parses a command as its program does, and writes what compare_recipes.py reads of the program's results."""
+    args = PROGRAMS[os.path.basename(command[1])].parse_args(command[2:])
+    folder = pathlib.Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if 'convert' in command[1]:
+        for name in ('fcn_train.record', 'fcn_val.record'):
+            (folder / name).touch()
+    elif 'train' in command[1]:
+        (folder / 'train').mkdir()
+        (folder / 'train' / f'model.ckpt-{args.max_steps}.index').touch()
+        (folder / 'train' / 'log.csv').write_text(f'step,loss_per_pixel,images_per_second\n{args.max_steps},1.5,0.1\n')
+    elif 'search' in command[1]:
+        utils.save_json(str(folder / 'crf.json'), crf.DEFAULTS._asdict())
+    else:
+        held_out, val, val_crf = SCORES[folder.parent.name]
+        mean_iou = held_out if folder.name == 'held_out' else val
+        crf_iou = val_crf + ('searched' in folder.name) / 100 + ('mirrored' in folder.name) / 100
+        utils.save_json(str(folder / 'metrics.json'), {'mean_iou': mean_iou, 'crf': {'mean_iou': crf_iou}})
+
+
+def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch):
+    """The second call has nothing to do but the page."""
     write_data(tmp_path / 'data', [f'image{number}_{number}' for number in range(6)], ['other1', 'other2'])
-    flags = ['--fc_channels', '8', '--val_steps', '0', '--summary_steps', '0']
-    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, 3, flags, {
+    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, 3, ['--fc_channels', '8'], {
         'first': '--batch_size 2 --crop_size 16', 'second': '--recipe paper --learning_rate 1e-7'})
     monkeypatch.setitem(compare_recipes.STUDIES, 'drawn', study)
     calls = []
-
-    def run(command):
-        calls.append([os.path.basename(command[1]), *command[2:]])
-        program = PROGRAMS[calls[-1][0]]
-        extra = ['--num_workers', '1'] if program is search_crf else []
-        return subprocess.CompletedProcess(command, program.main([*command[2:], *extra]) or 0)
-    monkeypatch.setattr(subprocess, 'run', run)
+    monkeypatch.setattr(subprocess, 'run', lambda command: calls.append(command) or subprocess.CompletedProcess(
+        command, make_results(command) or 0))
     args = ['--study', 'drawn', '--data_dir', str(tmp_path / 'data'), '--output_dir', str(tmp_path / 'out'),
-            '--results_dir', str(tmp_path / 'results')]
+            '--results_dir', str(tmp_path / 'results'), '--checkpoint_path', 'vgg_16.ckpt']
     compare_recipes.main(args)
 
-    lab = compare_recipes.Lab(study, compare_recipes.parse_args(args))
-    steps = {name: max(row['step'] for row in compare_recipes.read_log(lab, name)) for name in ('first', 'second')}
-    assert steps == {'first': 2, 'second': 4}  # four images each, by batches of 2 and 1
-    scores = {name: json.loads((tmp_path / 'out/drawn' / name / 'held_out/metrics.json').read_text())['mean_iou']
-              for name in steps}
-    best = max(scores, key=scores.get)
     page = (tmp_path / 'results' / 'drawn.md').read_text()
-    assert f'**{best}**' in page and f'| {best}_longer | ' in page and '| 6 |' in page
-    val = json.loads((tmp_path / f'out/drawn/{best}/val/metrics.json').read_text())
-    assert f'| {100 * scores[best]:.1f} | {100 * val["mean_iou"]:.1f} | {100 * val["crf"]["mean_iou"]:.1f} |' in page
-    assert val['scorecard']['images'] == 2 and np.prod(Image.open(tmp_path / 'results' / 'drawn.png').size) > 10 ** 5
-    assert all(f'    python {" ".join(call[:1])}' in page for call in calls if call[0] != 'search_crf.py')
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in page.splitlines() if line.startswith('| ')][1:]
+    # Images by batches of 2 and of 1; a step takes 10 s an image.
+    assert rows[:3] == [['first', '`--batch_size 2 --crop_size 16`', '2', '4', '20.0', '21.0', '22.0', '0.7'],
+                        ['second', f'`{study.runs["second"]}`', '4', '4', '30.0', '31.0', '32.0', '0.7'],
+                        ['second_longer', f'`{study.runs["second"]}`', '6', '6', '40.0', '41.0', '42.0', '1.0']]
+    assert [(row[0], row[4:]) for row in rows[3:]] == [
+        ('first: searched CRF', ['', '21.0', '23.0', '']), ('second_longer: searched CRF', ['', '41.0', '43.0', '']),
+        ('second_longer: searched CRF, three scales and mirrored', ['', '41.0', '44.0', ''])]
+    assert rows[5][1].endswith('second_longer/crf_search/crf.json --scales 0.75,1,1.25 --flip`')
+    assert '**second**' in page and np.prod(Image.open(tmp_path / 'results' / 'drawn.png').size) > 10 ** 5
+    programs = [os.path.basename(call[1]) for call in calls]
+    assert collections.Counter(programs) == {'convert_fcn_dataset.py': 2, 'train.py': 3, 'search_crf.py': 2,
+                                             'evaluate.py': 9}
+    for call in calls:
+        program = os.path.relpath(call[1], compare_recipes.ROOT)
+        assert f'    {shlex.join(["python", program, *call[2:]])}\n' in page
+        assert program != 'train.py' or call[call.index('--checkpoint_path') + 1] == 'vgg_16.ckpt'
 
-    done = len(calls)
     compare_recipes.main(args)
-    assert len(calls) == done and (tmp_path / 'results' / 'drawn.md').read_text() == page
+    assert len(calls) == 16 and (tmp_path / 'results' / 'drawn.md').read_text() == page
 
 
 def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 1))
-    args = compare_recipes.parse_args(['--data_dir', 'x', '--output_dir', str(tmp_path)])
-    lab = compare_recipes.Lab(compare_recipes.STUDIES['camvid'], args)
+    lab = compare_recipes.Lab(compare_recipes.STUDIES['camvid'], str(tmp_path))
     with pytest.raises(utils.UserError, match='train.py has failed, see above'):
-        lab.train('owner', '', 16)
+        lab.train('default', '', 16, None)
 
 
 def test_missing_data_is_named(tmp_path):

@@ -6,6 +6,7 @@ from PIL import Image
 
 import utils
 from datasets import batches
+from report import page
 from tools import overfit
 
 
@@ -13,8 +14,9 @@ def test_overfit_scores_what_it_trains_on_and_draws_the_curve(record, tmp_path, 
     overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
                   '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])
     assert batches.count_examples(str(tmp_path / 'few.record')) == 2
-    steps, scores = overfit.read_column(tmp_path / 'train', 'eval.csv', 'mean_iou')
-    assert steps == [2, 4, 5] and f'mean IoU {scores[-1]:.4f} on the 2 images' in capsys.readouterr().out
+    rows = page.read_table(str(tmp_path / 'train' / 'eval.csv'))
+    assert [row['step'] for row in rows] == [2, 4, 5]
+    assert f'mean IoU {rows[-1]["mean_iou"]:.4f} on the 2 images' in capsys.readouterr().out
     assert os.path.exists(tmp_path / 'train' / 'model.ckpt-5.index')
     assert Image.open(tmp_path / 'curve.png').size == (700, 350)
     with pytest.raises(utils.UserError, match='holds a run already'):
