@@ -1,15 +1,14 @@
-"""Training on several machines: who leads, who lends its devices, and what happens when one is lost.
+"""Training on several machines, and what happens when one of them is lost.
 
     TF_CONFIG='{"cluster": {"chief": ["a:2222"], "worker": ["b:2222"], "ps": ["c:2222"]},
                 "task": {"type": "chief", "index": 0}}' python train.py
 
-On several machines the chief holds the graph and the session, and all others lend it their devices through TensorFlow's
-servers: workers for towers, parameter servers (ps) for the variables. So there is one training loop, and one program
-that validates and writes. Measured against SyncReplicasOptimizer, it moves the same bytes in the same time, and no
-worker's gradients can be counted twice or come too late; against collective all-reduce, whose rings leave every program
-to be started again when one is lost, it goes on when that one is back.
+The chief alone holds the graph and the session. All other tasks run a TensorFlow server and lend it their devices:
+workers compute towers, parameter servers (ps) hold the variables. So one training loop and one program validate and
+write files. Measured against SyncReplicasOptimizer, this moves the same bytes in the same time, and no gradient of a
+worker can be late or counted twice. Collective all-reduce would need a restart of all programs when one is lost; here
+training waits until that one is back.
 """
-import collections
 import contextlib
 import json
 import os
@@ -23,197 +22,228 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import batches
-from training.towers import Placement, place_here, share_out
+from training.towers import Placement, divide_batch, place_here
 from utils import UserError
 
-Cluster = collections.namedtuple('Cluster', 'addresses job index')
-Cluster.__doc__ = """What TF_CONFIG says.
-
-addresses: dict of 'chief', 'worker', 'ps' to lists of 'host:port'.
-job, index: str and int, which of them this process is.
-"""
+TASK_TYPES = ('chief', 'worker', 'ps')
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError)  # what a lost process causes
-PATIENCE = 600  # seconds that no step takes: a machine that loses its power breaks no connection
-TF_CONFIG_CURE = ('it is {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, "task": '
-                  '{"type": "chief", "worker" or "ps", "index": 0}}; unset it to train on this machine alone')
+        tf.errors.DeadlineExceededError)  # errors that a lost task causes
+TIMEOUT = 600  # seconds, longer than any step: TCP does not notice a machine that has lost its power
+TF_CONFIG_CURE = ('write it as {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, "task": '
+                  '{"type": "chief", "worker" or "ps", "index": 0}}, or unset it to train on this machine alone')
+
+
+class Job(NamedTuple):
+    """What `run` must know of a training."""
+    dataset_train: str  # the record that every machine reads
+    batch_size: int  # the examples of all devices together
+    whole_images: bool  # whether training uses complete images instead of crops
+    num_gpus: int | None  # see towers.count_devices
+
+
+class Task(NamedTuple):
+    """One process of a cluster."""
+    type: str  # one of TASK_TYPES
+    index: int  # among the tasks of its type
+    address: str  # 'host:port'
+
+    def __str__(self):
+        return f'{self.type} {self.index} at {self.address}'
+
+    @property
+    def device(self):
+        """TensorFlow's name of this process, str."""
+        return f'/job:{self.type}/replica:0/task:{self.index}'
+
+
+class Cluster(NamedTuple):
+    """The contents of TF_CONFIG."""
+    addresses: dict  # of TASK_TYPES to lists of 'host:port'
+    task: Task  # of this process
+
+    def tasks(self, *types):
+        """The tasks of these types, list of Task."""
+        return [Task(kind, *numbered) for kind in types for numbered in enumerate(self.addresses[kind])]
 
 
 def read_cluster():
-    """The Cluster of the environment variable TF_CONFIG; None where it names none.
+    """The Cluster in the environment variable TF_CONFIG; None if it names none.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: TF_CONFIG is malformed.
     """
     try:
         config = json.loads(os.environ.get('TF_CONFIG') or '{}')
         if not config.get('cluster'):
             return None
-        addresses = {job: [str(address) for address in config['cluster'].get(job, ())]
-                     for job in ('chief', 'worker', 'ps')}
-        cluster = Cluster(addresses, config['task']['type'], int(config['task'].get('index', 0)))
-        unknown = set(config['cluster']) - set(addresses)
-        mine = addresses[cluster.job][cluster.index] if cluster.index >= 0 else None
-    except (ValueError, TypeError, AttributeError, LookupError):
-        unknown = mine = None
-    if mine is None or unknown:
-        raise UserError(f'TF_CONFIG cannot be used: {TF_CONFIG_CURE}')
+        addresses = {kind: list(map(str, config['cluster'].pop(kind, ()))) for kind in TASK_TYPES}
+        check_addresses(addresses, unknown_types=config['cluster'])
+        kind, index = config['task']['type'], int(config['task'].get('index', 0))
+        if not 0 <= index < len(addresses.get(kind, ())):
+            raise ValueError(f'its cluster has no {kind} {index}')
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = f'{error} is missing' if isinstance(error, KeyError) else error
+        raise UserError(f'TF_CONFIG cannot be used ({reason}); {TF_CONFIG_CURE}') from None
+    return Cluster(addresses, Task(kind, index, addresses[kind][index]))
+
+
+def check_addresses(addresses, unknown_types):
+    """Raises ValueError unless there is one chief, no unknown task type, and every address is host:port."""
     if len(addresses['chief']) != 1:
-        raise UserError(f'TF_CONFIG has {len(addresses["chief"])} chiefs, and must have one; {TF_CONFIG_CURE}')
+        raise ValueError(f'it has {len(addresses["chief"])} chiefs instead of one')
+    if unknown_types:
+        raise ValueError(f'{", ".join(unknown_types)} is not a task type')
     for address in sum(addresses.values(), []):
         port = re.fullmatch(r'.+:(\d{1,5})', address)
         if not port or not 0 < int(port.group(1)) < 65536:
-            raise UserError(f'TF_CONFIG: {address!r} is no host:port; {TF_CONFIG_CURE}')
-    return cluster
-
-
-class Job(NamedTuple):
-    """What `run` must know of a training."""
-    dataset_train: str
-    batch_size: int
-    whole_images: bool
-    num_gpus: int | None
+            raise ValueError(f'{address!r} is not host:port')
 
 
 def run(train, config, job):
-    """Trains on this machine, or takes the part that TF_CONFIG gives to this process in a training on several."""
+    """Trains on this machine, or acts as the task that TF_CONFIG assigns to this process.
+
+    Args:
+        train: function of a Placement.
+        config: tf.ConfigProto of this process.
+        job: Job.
+
+    Raises:
+        UserError: TF_CONFIG or a flag is wrong, a parameter server is lost, or the run fails on another machine.
+    """
     cluster = read_cluster()
     if cluster is None:
         train(place_here(job.num_gpus, job.batch_size))
         return
-    hosts = {address.rsplit(':', 1)[0] for addresses in cluster.addresses.values() for address in addresses}
-    os.environ['no_grpc_proxy'] = ','.join(sorted(hosts))  # http_proxy is for the web, and gRPC would take it
-    if cluster.job == 'chief':
-        lead(job, config, train, cluster)
+    hosts = {task.address.rsplit(':', 1)[0] for task in cluster.tasks(*TASK_TYPES)}
+    os.environ['no_grpc_proxy'] = ','.join(sorted(hosts))  # gRPC would use http_proxy, which is for the web
+    if cluster.task.type == 'chief':
+        run_chief(train, config, job, cluster)
     else:
-        serve(job, config, cluster)
-
-
-def task(job, index):
-    """The device string of a process."""
-    return f'/job:{job}/replica:0/task:{index}'
+        serve(config, job, cluster)
 
 
 def start_server(config, cluster):
-    """TensorFlow's server of this process; UserError if its port is not free."""
-    jobs = {job: addresses for job, addresses in cluster.addresses.items() if addresses}
-    address = cluster.addresses[cluster.job][cluster.index]
-    # What reads and what computes may wait for the other processes, whose requests need a thread meanwhile.
+    """Starts TensorFlow's server of this process; raises UserError if its port is not free."""
+    jobs = {kind: addresses for kind, addresses in cluster.addresses.items() if addresses}
+    # Ops that read and compute may wait for other tasks, and the requests of those need threads meanwhile.
     config.inter_op_parallelism_threads = max(config.inter_op_parallelism_threads, 8)
-    if cluster.job == 'ps':
-        config.device_count['GPU'] = 0  # it does not compute; its machine's GPUs are for a worker there
+    if cluster.task.type == 'ps':
+        config.device_count['GPU'] = 0  # it does not compute; the GPUs are for a worker on its machine
     try:
-        return tf.train.Server(jobs, cluster.job, cluster.index, config=config)
-    except tf.errors.OpError:  # whose reason is no more than "Could not start gRPC server"
-        raise UserError(f'{address}: TensorFlow cannot start its server there; is another program on that port?'
-                        ) from None
+        return tf.train.Server(jobs, cluster.task.type, cluster.task.index, config=config)
+    except tf.errors.OpError:  # its message does not name the reason
+        raise UserError(f'{cluster.task.address}: TensorFlow cannot start its server; check that no other program '
+                        'uses this port') from None
 
 
-# ------------------------------------------------------------------------------------------- its workers and servers
+# ------------------------------------------------------------------------------------------- workers and servers
 
 
-def serve(args, config, cluster):
-    """Lends this process's devices to the chief until that ends the run; a chief that is killed may come back.
+def serve(config, job, cluster):
+    """Lends the devices of this process to the chief until the run ends; a killed chief may be restarted meanwhile.
 
     Raises:
         UserError: the run has failed.
     """
-    if cluster.job == 'worker':  # better told here than by the chief
-        batches.count_examples(args.dataset_train, whole=args.whole_images)
+    task = cluster.task
+    if task.type == 'worker':  # its own error message is clearer than the chief's
+        batches.count_examples(job.dataset_train, job.whole_images)
     server = start_server(config, cluster)
-    print(f'{cluster.job} {cluster.index} serves the chief, {cluster.addresses["chief"][0]}', flush=True)
-    name = task(cluster.job, cluster.index)
-    with tf.Graph().as_default(), tf.device(name):
-        word = last_word().dequeue()
-        with tf.Session(server.target, config=tf.ConfigProto(device_filters=[name])) as session:
-            failure = session.run(word).decode()
+    chief, = cluster.addresses['chief']
+    print(f'{task.type} {task.index} serves the chief, {chief}', flush=True)
+    with tf.Graph().as_default(), tf.device(task.device):
+        receive = result_queue().dequeue()
+        with tf.Session(server.target, config=tf.ConfigProto(device_filters=[task.device])) as session:
+            failure = session.run(receive).decode()
     if failure:
         raise UserError(failure)
     print('the chief has ended the run', flush=True)
 
 
-def last_word():
-    """The queue in which a process waits for the chief's last word: why the run has failed, or nothing if it has not.
+def result_queue():
+    """The queue on which a task waits for the run's result: '' for success, or the error message.
 
-    It is in a container of its own, and stays when a chief clears away what one before it has left.
+    It has a container of its own, because a restarted chief clears the default one.
     """
-    with tf.container('lastword'):
-        return tf.FIFOQueue(1, tf.string, shared_name='last_word')
+    with tf.container('result'):
+        return tf.FIFOQueue(1, tf.string, shared_name='result')
 
 
-def dismiss(cluster, failure):
-    """Has all processes but the chief end; those that are gone are left out."""
-    for job, index, address in others(cluster):
-        if find_fault(address):
+def send_result(cluster, failure):
+    """Ends all tasks but the chief; skips those that are lost."""
+    for task in cluster.tasks('worker', 'ps'):
+        if find_fault(task.address):
             continue
-        with tf.Graph().as_default(), tf.device(task(job, index)):
-            word = last_word().enqueue(failure)
+        with tf.Graph().as_default(), tf.device(task.device):
+            send = result_queue().enqueue(failure)
             try:
-                with ask(job, index, address) as session:
-                    session.run(word)
+                with connect(task) as session:
+                    session.run(send)
             except tf.errors.OpError:
-                print(f'{job} {index} at {address} does not answer; end it by hand', flush=True)
+                print(f'{task} does not respond; end it by hand', flush=True)
 
 
-# ------------------------------------------------------------------------------------------- its chief
+# ------------------------------------------------------------------------------------------- the chief
 
 
-def lead(args, config, train, cluster):
-    """Trains on all machines; when a worker is lost, waits for it and goes on at the last checkpoint.
+def run_chief(train, config, job, cluster):
+    """Trains on all machines; when a worker is lost, waits for it and resumes at the last checkpoint.
 
     Raises:
-        UserError: a parameter server is lost, or what `train` raises.
+        UserError: a parameter server is lost, or the errors of `train`.
     """
     failure = ''
     with utils.StopSignals():
         server = start_server(config, cluster)
         try:
-            wait_for_all(cluster)
-            births = find_births(cluster)
-            while not go_on(args, train, cluster, server, births):
-                wait_for_all(cluster, births)
+            wait_for_tasks(cluster)
+            incarnations = incarnation_ids(cluster)
+            while not attempt(train, job, cluster, server, incarnations):
+                wait_for_tasks(cluster, incarnations)
         except BaseException as error:
             failure = f'the chief has ended the run: {(str(error) or type(error).__name__).splitlines()[0]}'
             raise
         finally:
-            dismiss(cluster, failure)
+            send_result(cluster, failure)
 
 
-def go_on(args, train, cluster, server, births):
-    """Trains from the last checkpoint on. False if a worker was lost before the end."""
+def attempt(train, job, cluster, server, incarnations):
+    """Trains from the last checkpoint on. Returns False if a worker is lost before the end."""
     try:
-        check_parameter_servers(cluster, births)
-        with watch(cluster):
-            check_records(cluster, args.dataset_train, whole=args.whole_images)
-            train(place_on_machines(cluster, server, args.batch_size))
+        check_parameter_servers(cluster, incarnations)
+        with report_lost_tasks(cluster):
+            check_records(cluster, job)
+            train(place_on_machines(cluster, server, job.batch_size))
         return True
     except (UserError, *LOST) as error:
-        check_parameter_servers(cluster, births)
+        check_parameter_servers(cluster, incarnations)
         if isinstance(error, UserError):
             raise
-        print(f'a worker is lost ({type(error).__name__}); when it is back, the run goes on at its last checkpoint',
+        print(f'a worker is lost ({type(error).__name__}); training resumes at the last checkpoint when it is back',
               flush=True)
         return False
 
 
 @contextlib.contextmanager
 def open_session(placement, config, signals):
-    """The session of a training.
+    """Opens the session of a training.
 
-    On several machines it is never closed, not even by Python at its end: this would wait for all of them, also for
-    one that is lost. It is cleared away when the run goes on, or with the process.
+    In a cluster the session is never closed, not even when Python exits, because closing waits for all tasks, lost ones
+    included. The next attempt clears it, or the end of the process.
 
     Args:
-        placement: Placement. config: tf.ConfigProto. signals: utils.StopSignals.
+        placement: towers.Placement.
+        config: tf.ConfigProto.
+        signals: utils.StopSignals.
 
     Raises:
-        utils.Stopped: a process was lost, and there was a signal: whatever stops a job sends it to all its processes.
+        utils.Stopped: a task is lost after a signal: job managers send signals to all tasks at once.
     """
     if not placement.target:
         with tf.Session(config=config) as session:
             yield session
         return
-    config.operation_timeout_in_ms = PATIENCE * 1000
+    config.operation_timeout_in_ms = TIMEOUT * 1000
     session = tf.Session(placement.target, config=config)
     threading.Thread(target=lambda kept: threading.Event().wait(), args=[session], daemon=True).start()
     try:
@@ -223,148 +253,125 @@ def open_session(placement, config, signals):
         raise
 
 
-def others(cluster):
-    """(job, index, address) of all processes but the chief."""
-    return [(job, index, address) for job in ('worker', 'ps')
-            for index, address in enumerate(cluster.addresses[job])]
+def connect(task, timeout=10):
+    """Opens a session on one task alone, for `with`; raises tf.errors.OpError if it does not respond within seconds."""
+    config = tf.ConfigProto(device_filters=[task.device], operation_timeout_in_ms=timeout * 1000)
+    session = tf.Session(f'grpc://{task.address}', config=config)
+    return contextlib.closing(session)  # tf.Session's own `with` closes in a thread, which prints its errors
 
 
-def find_fault(address, seconds=5):
-    """Why 'host:port' cannot be reached, str; None if something listens there."""
-    host, port = address.rsplit(':', 1)
-    try:
-        socket.create_connection((host.strip('[]'), int(port)), seconds).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        return getattr(error, 'strerror', None) or str(error)
-
-
-@contextlib.contextmanager
-def ask(job, index, address, patience=10):
-    """A session on one process alone: there, unlike on several, it is an error if that does not answer.
-
-    Args:
-        job, index, address: of the process. patience: int, seconds.
-    """
-    session = tf.Session(f'grpc://{address}', config=tf.ConfigProto(
-        device_filters=[task(job, index)], operation_timeout_in_ms=patience * 1000))
-    try:
-        yield session
-    finally:
-        session.close()  # tf.Session's own `with` would do so in a thread, whose errors go to the terminal
-
-
-def list_devices(job, index, address):
-    """A process's devices; tf.errors.OpError if it does not answer."""
-    with tf.Graph().as_default(), ask(job, index, address) as session:
-        session.run(tf.no_op())  # before it, a session has none
+def list_devices(task):
+    """The devices of a task, list; raises tf.errors.OpError if it does not respond."""
+    with tf.Graph().as_default(), connect(task) as session:
+        session.run(tf.no_op())  # a session lists no devices before its first run
         return session.list_devices()
 
 
-def wait_for_all(cluster, births=None):
-    """Waits until all processes answer; says once which do not, and why.
+def find_fault(address, timeout=5):
+    """Why 'host:port' accepts no connection within seconds, str; None if it does."""
+    host, port = address.rsplit(':', 1)
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout).close()
+    except (OSError, UnicodeError) as error:
+        return getattr(error, 'strerror', None) or str(error)
+
+
+def wait_for_tasks(cluster, incarnations=None):
+    """Waits until all tasks respond; prints once which do not, and why.
 
     Raises:
-        UserError: a parameter server, whose `births` are known, is lost meanwhile.
+        UserError: a parameter server is lost; checked only if their incarnation ids are given.
     """
-    for job, index, address in others(cluster):
-        said = None
-        while (silence := find_silence(job, index, address)):
-            if silence != said:
-                print(f'waiting for {job} {index} at {address} ({silence})', flush=True)
-            said = silence
-            if births:
-                check_parameter_servers(cluster, births)
+    for task in cluster.tasks('worker', 'ps'):
+        printed = None
+        while (fault := find_fault(task.address) or find_silence(task)):
+            if fault != printed:
+                print(f'waiting for {task} ({fault})', flush=True)
+            printed = fault
+            if incarnations:
+                check_parameter_servers(cluster, incarnations)
             time.sleep(0.5)
 
 
-def find_silence(job, index, address):
-    """Why a process does not answer, str; None if it does."""
-    fault = find_fault(address)
-    if fault:
-        return fault
+def find_silence(task):
+    """Why a task that accepts connections does not respond, str; None if it does."""
     try:
-        list_devices(job, index, address)
+        list_devices(task)
     except tf.errors.OpError:
-        return 'what listens there does not answer as train.py would'
+        return 'the program on that port does not respond like train.py'
 
 
 @contextlib.contextmanager
-def watch(cluster, seconds=10):
-    """Tells meanwhile which processes can no longer be reached: TensorFlow may wait for these in silence."""
+def report_lost_tasks(cluster, interval=10):
+    """Prints which tasks are unreachable, checked every `interval` seconds: TensorFlow may wait for them in silence."""
     ended = threading.Event()
 
-    def tell():
-        told = set()
-        while not ended.wait(seconds):
-            for job, index, address in others(cluster):
-                fault = find_fault(address)
-                if fault and address not in told and not ended.is_set():
-                    print(f'{job} {index} at {address} cannot be reached ({fault})', flush=True)
-                (told.add if fault else told.discard)(address)
+    def check_repeatedly():
+        lost = set()
+        while not ended.wait(interval):
+            for task in cluster.tasks('worker', 'ps'):
+                fault = find_fault(task.address)
+                if fault and task not in lost and not ended.is_set():
+                    print(f'{task} cannot be reached ({fault})', flush=True)
+                (lost.add if fault else lost.discard)(task)
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=check_repeatedly, daemon=True).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def find_births(cluster):
-    """A number for each parameter server that it keeps as long as it lives: list of int, 0 for one that is gone."""
-    births = []
-    for index, address in enumerate(cluster.addresses['ps']):
+def incarnation_ids(cluster):
+    """Each parameter server's incarnation id, which changes when it restarts; 0 if unreachable. list of int."""
+    ids = []
+    for task in cluster.tasks('ps'):
         try:
-            births.append(0 if find_fault(address) else list_devices('ps', index, address)[0].incarnation)
+            ids.append(0 if find_fault(task.address) else list_devices(task)[0].incarnation)
         except tf.errors.OpError:
-            births.append(0)
-    return births
+            ids.append(0)
+    return ids
 
 
-def check_parameter_servers(cluster, births):
-    """Raises UserError if a parameter server is gone, or is another than it was: its variables are lost."""
-    for index, (before, now) in enumerate(zip(births, find_births(cluster))):
+def check_parameter_servers(cluster, incarnations):
+    """Raises UserError if a parameter server is lost or has restarted, because its variables are lost."""
+    for task, before, now in zip(cluster.tasks('ps'), incarnations, incarnation_ids(cluster)):
         if now != before:
-            raise UserError(f'parameter server {index} at {cluster.addresses["ps"][index]} is lost, and its variables '
-                            'with it; start all again: training resumes at the last checkpoint')
+            raise UserError(f'parameter server {task.index} at {task.address} is lost, and its variables with it; '
+                            'restart all tasks: training resumes at the last checkpoint')
 
 
 def place_on_machines(cluster, server, batch_size):
-    """The Placement on all machines, whose devices are asked for; clears away what a run before has left there."""
-    tf.Session.reset(server.target, ['localhost'])  # TensorFlow's name for the container of all that names none
+    """The Placement on all machines: all GPUs of the chief and the workers, or their CPUs. Clears earlier sessions."""
+    tf.Session.reset(server.target, ['localhost'])  # TensorFlow's name of the default container
     towers = {}
-    for job in ('chief', 'worker'):
-        for index, address in enumerate(cluster.addresses[job]):
-            mine = [device.name for device in list_devices(job, index, address)]
-            gpus = [name for name in mine if '/device:GPU:' in name]
-            towers[f'{task(job, index)}/device:CPU:0'] = gpus or [name for name in mine if '/device:CPU:' in name]
-    home = task('chief', 0)
-    servers = [f'{task("ps", index)}/device:CPU:0' for index in range(len(cluster.addresses['ps']))]
-    return Placement(server.target, home, share_out(batch_size, towers),
-                     servers or [towers[f'{home}/device:CPU:0'][0]])
+    for task in cluster.tasks('chief', 'worker'):
+        names = [device.name for device in list_devices(task)]
+        gpus = [name for name in names if '/device:GPU:' in name]
+        towers[f'{task.device}/device:CPU:0'] = gpus or [name for name in names if '/device:CPU:' in name]
+    chief = cluster.task.device
+    servers = [f'{task.device}/device:CPU:0' for task in cluster.tasks('ps')]
+    return Placement(server.target, chief, divide_batch(batch_size, towers),
+                     servers or towers[f'{chief}/device:CPU:0'][:1])
 
 
-def check_records(cluster, record, whole):
-    """Compares the training record on all machines: each is to read its part of the same batches.
-
-    Args:
-        cluster: Cluster. record: str. whole: bool, see batches.count_examples.
+def check_records(cluster, job):
+    """Checks that all machines have the same training record, because each reads its part of the same batches.
 
     Raises:
-        UserError: a machine has none, or another one than the chief.
+        UserError: the record is damaged on the chief, or missing or different on a worker.
     """
-    batches.count_examples(record, whole)  # before TensorFlow's reader sees it
-    chief = None
-    for job, index, address in [('chief', 0, cluster.addresses['chief'][0]), *others(cluster)]:
-        if job == 'ps':
-            continue
-        place = f'{record}: {job} {index} at {address}'
-        with tf.Graph().as_default(), ask(job, index, address, PATIENCE) as session:
+    record = job.dataset_train
+    batches.count_examples(record, job.whole_images)  # before TensorFlow's reader, which explains less
+    expected = None
+    for task in cluster.tasks('chief', 'worker'):
+        with tf.Graph().as_default(), connect(task, TIMEOUT) as session:
             try:
                 found = session.run(batches.fingerprint(record))
             except (tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.PermissionDeniedError) as error:
-                raise UserError(f'{place} cannot read it ({utils.find_reason(error)}); copy the file that the '
-                                'chief has') from None
-        chief = chief or found
-        if found != chief:
-            raise UserError(f'{place} has another file of that name, with {found[0]} examples where the chief has '
-                            f'{chief[0]}; copy the file that the chief has')
+                raise UserError(f"{record}: {task} cannot read it ({utils.find_reason(error)}); copy the chief's "
+                                'file there') from None
+        expected = expected or found
+        if found != expected:
+            raise UserError(f"{record}: the file of {task} differs from the chief's ({found[0]} examples there, "
+                            f"{expected[0]} here); copy the chief's file there")

@@ -1,48 +1,56 @@
-"""Training on several devices: a copy of the network on each, and how their gradients become one update.
+"""Training on several devices: one copy of the network on each, and one update from all their gradients.
 
     python train.py --num_gpus 2
 
-A batch is split over towers: copies of the network that share its variables, one on each device. The loss that is
-minimised is that of the whole batch, so towers change nothing but the speed, and what dropout drops.
+Each batch is split over towers: copies of the network that share its variables, one on each device. Training minimises
+the loss of the complete batch, so the number of towers changes the speed and the units that dropout drops, and nothing
+else.
 """
-import collections
+from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 
 from utils import UserError
 
-Machine = collections.namedtuple('Machine', 'reader towers part')
-Machine.__doc__ = """What one machine does of each step.
 
-reader: str, the device that reads and decodes its part of the batch.
-towers: list of str, the devices that compute.
-part: (begin, end), ints, its examples of the batch; None for all.
-"""
-Placement = collections.namedtuple('Placement', 'target home machines parameters')
-Placement.__doc__ = """Where a training computes.
+class Machine(NamedTuple):
+    """The share of one machine in each step."""
+    reader: str  # the device that reads and decodes its examples
+    towers: list  # of str, the devices that compute
+    part: tuple | None  # (begin, end), its examples of the batch; None for all of them
 
-target: str, of tf.Session; '' for this process.
-home: str, device of all that has no other place.
-machines: list of Machine.
-parameters: list of str, devices of the variables.
-"""
-HERE = Placement('', '', [Machine('', [''], None)], [''])  # on one device of TensorFlow's choice
 
-# ------------------------------------------------------------------------------------------- one machine
+class Placement(NamedTuple):
+    """The devices that a training uses."""
+    target: str  # the TensorFlow server of the session; '' for this process
+    home: str  # the device of every op that has no other
+    machines: list  # of Machine
+    parameters: list  # of str, the devices that hold the variables
+
+
+HERE = Placement('', '', [Machine('', [''], None)], [''])  # one device, which TensorFlow chooses
+
+# ------------------------------------------------------------------------------------------- devices of this machine
+
+
+def has_gpu():
+    """Whether TensorFlow sees a GPU, bool."""
+    return bool(tf.config.list_physical_devices('GPU'))
 
 
 def count_devices(num_gpus):
-    """How many devices this process computes on, int.
+    """The number of devices that this process computes on, int; without a GPU, it splits the CPU into so many.
 
     Args:
-        num_gpus: int or None, --num_gpus; None for all GPUs that are visible. Without a GPU, parts of the CPU.
+        num_gpus: int or None, the flag --num_gpus; None for all visible GPUs.
 
     Raises:
-        UserError: there are not so many GPUs.
+        UserError: there are fewer GPUs.
     """
     visible = len(tf.config.list_physical_devices('GPU'))
     if visible and num_gpus and num_gpus > visible:
-        raise UserError(f'--num_gpus {num_gpus}: only {visible} can be seen; CUDA_VISIBLE_DEVICES says which may be')
+        raise UserError(f'--num_gpus {num_gpus}: TensorFlow sees only {visible}; lower it, or change '
+                        'CUDA_VISIBLE_DEVICES, which selects the visible GPUs')
     return num_gpus or max(visible, 1)
 
 
@@ -52,128 +60,122 @@ def has_gpu():
 
 
 def place_here(num_gpus, batch_size):
-    """The Placement on this process's own devices.
+    """The Placement on the devices of this process.
 
-    The variables are on the first of them: there the optimiser is fast, and other GPUs reach it faster than the CPU's
-    memory.
+    The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory
+    faster than the CPU's.
 
     Args:
-        num_gpus: see count_devices. batch_size: int, of all devices.
+        num_gpus: see count_devices.
+        batch_size: int, the examples of all devices together.
 
     Raises:
-        UserError: there are not so many GPUs, or the batch does not divide.
+        UserError: there are fewer GPUs, or the batch cannot be divided equally.
     """
     number = count_devices(num_gpus)
     if number == 1:
         return HERE
-    kind = 'GPU' if tf.config.list_physical_devices('GPU') else 'CPU'
+    kind = 'GPU' if has_gpu() else 'CPU'
     towers = [f'/device:{kind}:{i}' for i in range(number)]
-    return Placement('', '', share_out(batch_size, {'/device:CPU:0': towers}), towers[:1])
+    return Placement('', '', divide_batch(batch_size, {'/device:CPU:0': towers}), towers[:1])
 
 
-def share_out(batch_size, towers_of_readers):
-    """Has each tower do the same number of examples.
+def divide_batch(batch_size, towers_by_reader):
+    """Gives each tower the same number of examples.
 
     Args:
-        batch_size: int. towers_of_readers: dict of str to list of str, see Machine.
+        batch_size: int.
+        towers_by_reader: dict of str to list of str; see Machine.
 
     Returns:
         list of Machine.
 
     Raises:
-        UserError: the batch does not divide so.
+        UserError: the batch cannot be divided equally.
     """
-    number = sum(map(len, towers_of_readers.values()))
+    number = sum(map(len, towers_by_reader.values()))
     if batch_size % number:
-        raise UserError(f'--batch_size {batch_size} is the total of {number} devices, and does not divide by {number}; '
-                        'take a multiple, or fewer devices by --num_gpus')
+        raise UserError(f'--batch_size {batch_size} cannot be divided equally over {number} devices; give a multiple '
+                        f'of {number}, or use fewer devices with --num_gpus')
     machines, begin = [], 0
-    for reader, towers in towers_of_readers.items():
+    for reader, towers in towers_by_reader.items():
         end = begin + len(towers) * batch_size // number
         machines.append(Machine(reader, towers, (begin, end)))
         begin = end
     return machines
 
 
-# ------------------------------------------------------------------------------------------- towers
+# ------------------------------------------------------------------------------------------- networks on devices
 
 
 def build_towers(placement, read, build):
-    """Builds the network once a device, each for its part of the batch; all share their variables.
+    """Builds one network on each device for its part of the batch; all share their variables.
 
     Args:
         placement: Placement.
-        read: function of Machine.part to the tensors of that part, whose first dimension counts the examples.
-        build: function of a tower's number, int, and its tensors, which builds it.
+        read: function of Machine.part that returns the tensors of these examples, examples first.
+        build: function of a tower's number, int, and its tensors.
 
     Returns:
-        list of what `build` returned.
-        list of tensors, those of the whole batch.
+        list of the results of `build`.
+        list of the tensors of the complete batch.
     """
     batches, built = [], []
     if len(placement.parameters) > 1:
-        cut_fc6(len(placement.parameters))
-    place_variables = VariablesApart(placement.parameters)
+        partition_fc6(len(placement.parameters))
+    balance = balance_variables(placement.parameters)
     for machine in placement.machines:
         with tf.device(machine.reader):
             batches.append(read(machine.part))
-            pieces = [split(tensor, len(machine.towers)) for tensor in batches[-1]]
+            number = len(machine.towers)
+            pieces = [tf.split(tensor, number) if number > 1 else [tensor] for tensor in batches[-1]]
         for device, *piece in zip(machine.towers, *pieces):
-            with tf.device(device), tf.device(place_variables):
+            with tf.device(device), tf.device(balance):
                 built.append(build(len(built), *piece))
-    return built, [join(tensors) for tensors in zip(*batches)]
-
-
-def split(tensor, number):
-    """A tensor in so many parts along its first dimension, list of tensors; one stays what it is."""
-    return [tensor] if number == 1 else tf.split(tensor, number)
-
-
-def join(tensors):
-    """Parts of a batch as one."""
-    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=0)
+    return built, [tf.concat(parts, axis=0) if len(parts) > 1 else parts[0] for parts in zip(*batches)]
 
 
 def add_up(tensors):
-    """The sum of tensors; one stays what it is."""
+    """Sums tensors; adds no op for one tensor."""
     return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
 
 
-def cut_fc6(number):
-    """Has the graph hold fc6's kernel, three quarters of all weights, in so many parts along its output channels."""
-    def cut(getter, name, *args, **settings):
+def partition_fc6(number):
+    """Makes the graph store fc6's kernel, three quarters of all weights, in `number` parts of its output channels."""
+    def partition(getter, name, *args, **settings):
         if name.endswith('/fc6/weights'):
             settings['partitioner'] = tf.fixed_size_partitioner(number, axis=3)
         return getter(name, *args, **settings)
 
-    tf.get_variable_scope().set_custom_getter(cut)
+    tf.get_variable_scope().set_custom_getter(partition)
 
 
-class VariablesApart:
-    """Device function that puts variables on devices of their own, each on the one that has least to hold so far."""
+def balance_variables(devices):
+    """A device function that puts each variable on the device that holds the fewest elements so far."""
+    elements = dict.fromkeys(devices, 0)
 
-    def __init__(self, devices):
-        self.held = dict.fromkeys(devices, 0)
-
-    def __call__(self, op):
+    def choose(op):
         if op.type != 'VarHandleOp':
             return ''
-        device = min(self.held, key=self.held.get)
-        self.held[device] += tf.TensorShape(op.get_attr('shape')).num_elements()
+        device = min(elements, key=elements.get)
+        elements[device] += tf.TensorShape(op.get_attr('shape')).num_elements()
         return device
+
+    return choose
 
 
 def build_at_home(placement, build):
-    """Builds a network for the chief alone; where the variables are elsewhere, on copies of them.
+    """Builds a network that only the chief runs; on copies of the variables if other machines hold them.
 
-    Without these, each image that is predicted would have all weights come over the network again.
+    Without the copies, the chief would fetch all weights over the network for each image.
 
     Args:
-        placement: Placement. build: function without arguments.
+        placement: Placement.
+        build: function without arguments.
 
     Returns:
-        what `build` returned.
-        list of ops that bring the copies up to date; empty where there are none.
+        The result of `build`.
+        list of ops that update the copies; empty if there are none.
     """
     if all(device.startswith(placement.home) for device in placement.parameters):
         return build(), []
@@ -192,50 +194,53 @@ def build_at_home(placement, build):
         return build(), updates
 
 
+# ------------------------------------------------------------------------------------------- losses and gradients
+
+
 def average(losses, weights):
-    """The loss of a whole batch from those of its parts.
+    """Scales the losses of the parts of a batch so that their sum is the loss of the complete batch.
 
     Args:
         losses: list of float32 scalars.
-        weights: list of float32 scalars, what each counts; or of None, if the whole's is their sum.
+        weights: list of float32 scalars, see train.loss_weights; or of None, where the losses already add up.
 
     Returns:
-        list of float32 scalars, each part's contribution, on its own device; the whole's loss is their sum.
+        list of float32 scalars, each on the device of its loss.
     """
     if len(losses) == 1 or weights[0] is None:
         return losses
-    total = tf.maximum(tf.add_n(weights), 1e-6)  # 0 where all is void
-    contributions = []
+    total = tf.maximum(tf.add_n(weights), 1e-6)  # the sum is 0 if every pixel is ignored
+    scaled = []
     for loss, weight in zip(losses, weights):
         with tf.device(loss.device):
-            contributions.append(loss * (weight / total))
-    return contributions
+            scaled.append(loss * (weight / total))
+    return scaled
 
 
 def compute_gradients(optimizer, losses):
-    """The gradients of the sum of losses: each computed on its loss's device, and summed where the variable is.
+    """Computes the gradients of the sum of losses, each on the device of its loss.
 
     Args:
         optimizer: tf.train.Optimizer.
         losses: list of float32 scalars.
 
     Returns:
-        list of (gradient, variable).
+        list of (gradient, variable); each gradient is summed on the device of its variable.
     """
     by_tower = []
     for loss in losses:
         with tf.device(loss.device):
             by_tower.append(optimizer.compute_gradients(loss))
     gradients = []
-    for of_variable in zip(*by_tower):
-        variable = of_variable[0][1]
+    for pairs in zip(*by_tower):
+        variable = pairs[0][1]
         with tf.device(variable.device):
-            gradients.append((add_up([gradient for gradient, _ in of_variable]), variable))
+            gradients.append((add_up([gradient for gradient, _ in pairs]), variable))
     return gradients
 
 
 def check_finite(variables):
-    """An op that fails if one of the variables is not finite; each is looked at where it is."""
+    """An op that raises InvalidArgumentError if a variable is not finite; it checks each on its own device."""
     checks = []
     for variable in variables:
         if variable.dtype.is_floating:

@@ -8,7 +8,7 @@ from training.watchdog import Watchdog
 
 
 def watch(losses):
-    """What the watchdog says to a sequence of losses: list of lines."""
+    """The watchdog's lines about a sequence of losses, list of str."""
     said = []
     watchdog = Watchdog(classes.VOC.names, said.append)
     for step, loss in enumerate(losses, start=1):
@@ -17,12 +17,12 @@ def watch(losses):
 
 
 def noisy(level, seed=0):
-    """Losses of mean `level`, float [N], as far apart as those of small batches are."""
+    """Losses of mean `level`, float [N], with the noise of small batches."""
     return level * np.random.RandomState(seed).lognormal(mean=-0.08, sigma=0.4, size=len(level))
 
 
 STEPS = np.arange(1, 2001)
-DEMO = np.maximum(3.04 * np.exp(-STEPS[:400] / 80), 0.17)  # what `make demo` does, or nearly
+DEMO = np.maximum(3.04 * np.exp(-STEPS[:400] / 80), 0.17)  # nearly that of `make demo`
 REAL = np.where(STEPS < 300, 1.4, np.maximum(1.4 * np.exp(-(STEPS - 300) / 800), 0.2))  # VOC begins like this
 
 
@@ -35,9 +35,9 @@ def test_the_watchdog_is_silent_on_a_healthy_loss(level, seed):
 @pytest.mark.parametrize('level, at, says', [
     (np.full(1500, 1.4), range(550, 1001), 'the loss per pixel has not fallen since step '),
     (np.concatenate([DEMO[:200], np.full(200, 1.6)]), range(250, 301), r'the loss per pixel has risen to 1\.[3-9]'),
-    (np.concatenate([[3.04], np.full(300, 40)]), [100], 'more than the 3.04 of a network that knows nothing'),
+    (np.concatenate([[3.04], np.full(300, 40)]), [100], 'more than the 3.04 of a uniform prediction'),
 ])
-def test_the_watchdog_says_once_that_the_loss_does_not_fall(level, at, says):
+def test_the_watchdog_warns_once_that_the_loss_does_not_fall(level, at, says):
     said = watch(noisy(level))
     assert len(said) == 1 and '--learning_rate' in said[0] and '\n' not in said[0]
     found = re.fullmatch(rf'watchdog: step (\d+): .*{says}.*', said[0])
@@ -45,7 +45,7 @@ def test_the_watchdog_says_once_that_the_loss_does_not_fall(level, at, says):
 
 
 def confusion_of(annotated, predicted):
-    """Confusion matrix of 1000 pixels: the shares of background annotated and predicted; the rest is person."""
+    """The confusion matrix of 1000 pixels, given the shares of background; all others are person."""
     confusion = np.zeros((21, 21), np.int64)
     confusion[0, 0] = round(1000 * min(annotated, predicted))
     confusion[0, 15] = round(1000 * annotated) - confusion[0, 0]
@@ -55,10 +55,10 @@ def confusion_of(annotated, predicted):
 
 
 @pytest.mark.parametrize('step, annotated, predicted, num_images, expected', [
-    (300, 0.75, 0.995, 236, '99.5% of the predicted pixels are background, of the annotated ones 75.0%'),
-    (300, 0.25, 0.0, 236, '100.0% of the predicted pixels are person, of the annotated ones 75.0%'),
+    (300, 0.75, 0.995, 236, '99.5% of the predicted pixels are background, but only 75.0% of the annotated ones'),
+    (300, 0.25, 0.0, 236, '100.0% of the predicted pixels are person, but only 75.0% of the annotated ones'),
     (300, 0.75, 0.98, 236, None),
-    (299, 0.75, 0.995, 236, None),  # early on one class alone is nothing to worry about
+    (299, 0.75, 0.995, 236, None),  # in the first steps a single class is normal
     (300, 0.97, 0.995, 236, None),  # the annotation is nearly all of that class as well
     (300, 0.75, 0.995, 2, None),  # too few images
 ])
@@ -85,11 +85,11 @@ def test_the_watchdog_looks_at_the_last_three_validation_images_together():
 @pytest.mark.parametrize('training, validation, at', [
     ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.8, 0.9, 1.0], 4),
     ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.6, 0.55, 0.5], None),  # still falling
-    ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.8, 0.6, 0.8], None),  # up once, twice, but not on end
-    ([1.0, 0.9, 0.95, 1.0, 1.0], [1.1, 1.0, 2.5, 2.5, 2.5], None),  # training gets no better: another trouble
+    ([1.0, 0.5, 0.3, 0.2, 0.1], [1.1, 0.7, 0.8, 0.6, 0.8], None),  # up twice, but not consecutively
+    ([1.0, 0.9, 0.95, 1.0, 1.0], [1.1, 1.0, 2.5, 2.5, 2.5], None),  # training gets no better: another problem
     ([0.02, 0.015, 0.01, 0.01, 0.01], [0.05, 0.03, 0.04, 0.05, 0.06], None),  # next to nothing
 ])
-def test_the_watchdog_and_validation_going_its_own_way(training, validation, at):
+def test_the_watchdog_and_overfitting(training, validation, at):
     said = []
     watchdog = Watchdog(classes.VOC.names, said.append)
     for number, (loss, validation_loss) in enumerate(zip(training, validation, strict=True)):
@@ -100,7 +100,7 @@ def test_the_watchdog_and_validation_going_its_own_way(training, validation, at)
 
 
 @pytest.mark.parametrize('validation, at', [([7.7, 8.0, 8.1], 2), ([7.7, 2.0, 7.7, 2.0], None), ([1.2, 1.1], None)])
-def test_the_watchdog_and_a_validation_loss_worse_than_knowing_nothing(validation, at):
+def test_the_watchdog_and_a_validation_loss_above_that_of_a_uniform_prediction(validation, at):
     said = []
     watchdog = Watchdog(classes.VOC.names, said.append)
     for number, validation_loss in enumerate(validation, start=1):
