@@ -29,8 +29,8 @@ TASK_TYPES = ('chief', 'worker', 'ps')
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
         tf.errors.DeadlineExceededError)  # errors that a lost task causes
 TIMEOUT = 600  # seconds, longer than any step: TCP does not notice a machine that has lost its power
-TF_CONFIG_CURE = ('write it as {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, "task": '
-                  '{"type": "chief", "worker" or "ps", "index": 0}}, or unset it to train on this machine alone')
+TF_CONFIG_CURE = ('write it as {"cluster": {"chief": ["host:port"], "worker": ["host:port", ...], "ps": [...]}, '
+                  '"task": {"type": "chief", "worker" or "ps", "index": 0}}; unset it to train on this machine alone')
 
 
 class Job(NamedTuple):

@@ -54,11 +54,6 @@ def count_devices(num_gpus):
     return num_gpus or max(visible, 1)
 
 
-def has_gpu():
-    """Whether TensorFlow sees a GPU."""
-    return bool(tf.config.list_physical_devices('GPU'))
-
-
 def place_here(num_gpus, batch_size):
     """The Placement on the devices of this process.
 
@@ -202,7 +197,7 @@ def average(losses, weights):
 
     Args:
         losses: list of float32 scalars.
-        weights: list of float32 scalars, see train.loss_weights; or of None, where the losses already add up.
+        weights: list of float32 scalars, see train.segmentation_loss; or of None, if the losses already add up.
 
     Returns:
         list of float32 scalars, each on the device of its loss.
