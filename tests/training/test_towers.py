@@ -85,7 +85,7 @@ def test_the_towers_of_a_test_differ_in_what_counts(uneven_record):
 
 def test_towers_drop_different_units(monkeypatch, uneven_record):
     seeds = []
-    monkeypatch.setattr(vgg, 'dropout', lambda inputs, layer, keep, training, seed: seeds.append(seed) or inputs)
+    monkeypatch.setattr(vgg, 'dropout', lambda inputs, layer, training, seed: seeds.append(seed) or inputs)
     args = train.parse_args(['--batch_size', '4', '--crop_size', '32', '--dataset_train', uneven_record, '--num_gpus',
                              '2', '--seed', '7'])
     train.build_training(args, NETWORK, 6, 0, placement=towers.place_here(2, 4))
