@@ -4,10 +4,10 @@
 
 Writes metrics.json, the confusion matrices, and pictures of the images with the lowest and the highest scores.
 """
-import importlib.metadata
 import math
 import os
 import sys
+from importlib.metadata import distributions
 from typing import NamedTuple
 
 import numpy as np
@@ -164,6 +164,7 @@ def make_scorecard(checkpoint, found, args):
         checkpoint: str. found: Evaluation. args: see parse_args.
     """
     settings = weights.read_settings(os.path.dirname(checkpoint))
+    versions = {package.name.lower(): package.version for package in distributions()}
     return {'dataset': args.dataset, 'images': len(found.filenames), 'classes': list(found.class_set.names),
             'checkpoint': checkpoint, 'step': weights.checkpoint_step(checkpoint),
             'sha256': weights.hash_checkpoint(checkpoint),
@@ -172,15 +173,7 @@ def make_scorecard(checkpoint, found, args):
             'scales': list(args.scales), 'flip': args.flip,
             'crf_parameters': args.crf_params._asdict() if args.crf else None,
             'boundary_width_pixels': BOUNDARY_WIDTH,
-            'packages': {'python': sys.version.split()[0], **{name: package_version(name) for name in PACKAGES}}}
-
-
-def package_version(name):
-    """A package's version, str; None if it is installed under another name, such as opencv-python."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+            'packages': {'python': sys.version.split()[0], **{name: versions.get(name) for name in PACKAGES}}}
 
 
 def write_metrics(folder, found, scorecard):

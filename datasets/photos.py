@@ -6,6 +6,7 @@
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,12 +45,12 @@ def find_photos(paths, output_dir):
     Raises:
         UserError: there is no photo at all, or a result would overwrite a photo.
     """
-    folders = [path for path in paths if os.path.isdir(path)]
+    several = sum(map(os.path.isdir, paths)) > 1  # then the names begin with the folder's
     found, problems = {}, []  # found: path to name, with ending
     for path in paths:
-        if path in folders:
+        if os.path.isdir(path):
             files = list_folder(path, output_dir)
-            root = os.path.dirname(os.path.abspath(path)) if len(folders) > 1 else path
+            root = os.path.dirname(os.path.abspath(path)) if several else path
             found.update({file: os.path.relpath(file, root) for file in files if file not in found})
             problems += [] if files else [f'{path}: no image files in this folder']
         elif os.path.exists(path):
@@ -64,20 +65,14 @@ def find_photos(paths, output_dir):
 
 
 def list_folder(folder, output_dir):
-    """Paths of the image files below a folder, sorted, without hidden ones (.name) and those in output_dir.
-
-    Raises:
-        UserError: the folder is output_dir, so that a second run would take the first run's results for photos.
-    """
-    if os.path.realpath(folder) == os.path.realpath(output_dir):
+    """Paths of the image files below a folder, sorted, without hidden ones (.name) and those in output_dir."""
+    root, results = Path(folder).resolve(), Path(output_dir).resolve()
+    if root == results:  # a second run would take the first run's results for photos
         raise UserError(f'--output_dir {output_dir}: holds the photos; choose another folder for the results')
-    files = []
-    for here, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith('.')
-                               and os.path.realpath(os.path.join(here, name)) != os.path.realpath(output_dir))
-        files += [os.path.normpath(os.path.join(here, name)) for name in sorted(names)
-                  if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith('.')]
-    return files
+    return [str(path) for path in sorted(Path(folder).rglob('*'))
+            if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()
+            and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+            and not (results.is_relative_to(root) and path.resolve().is_relative_to(results))]
 
 
 def choose_names(found):
@@ -146,17 +141,12 @@ def read_photo(path):
 
 def to_rgb(picture):
     """Converts a Pillow image to uint8 RGB [H, W, 3]; transparent pixels become white."""
-    if picture.mode.startswith(('I', 'F')):
-        grey = deep_grey_to_8_bits(np.asarray(picture), white=65535 if picture.mode.startswith('I;16') else None)
+    if picture.mode.startswith(('I', 'F')):  # grey of 16 bits and more
+        grey = np.asarray(picture, np.float64)
+        lowest, highest = (0, 65535) if picture.mode.startswith('I;16') else (grey.min(), grey.max())
+        grey = np.round((grey - lowest) / max(highest - lowest, 1e-30) * 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     if picture.has_transparency_data:
         picture = picture.convert('RGBA')
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
-
-
-def deep_grey_to_8_bits(values, white):
-    """Scales grey values [H, W] to uint8, from 0 to `white`; where that is None, from their lowest to their highest."""
-    lowest, highest = (0, white) if white else (values.min(), values.max())
-    share = (values.astype(np.float64) - lowest) / max(float(highest) - float(lowest), 1e-30)
-    return np.round(share * 255).astype(np.uint8)
+    return np.array(picture.convert('RGB'))

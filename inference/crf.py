@@ -75,13 +75,9 @@ def refine(image, probabilities, parameters=DEFAULTS):
     field.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_compat)
     field.addPairwiseBilateral(sxy=parameters.bilateral_xy, srgb=parameters.bilateral_rgb,
                                rgbim=np.ascontiguousarray(image), compat=parameters.bilateral_compat)
-    remaining, marginals = infer(field, take_labels(probabilities, labels), parameters.iterations)
+    softmax = probabilities.reshape(-1, number_of_classes)[:, labels]
+    remaining, marginals = infer(field, softmax, parameters.iterations)
     return labels[remaining][marginals.argmax(axis=-1)].reshape(height, width)
-
-
-def take_labels(probabilities, labels):
-    """The probabilities [H, W, C] of some labels, float32 [H * W, L]."""
-    return probabilities.reshape(-1, probabilities.shape[-1])[:, labels]
 
 
 def find_labels(marginals, threshold=THRESHOLD):
@@ -158,17 +154,9 @@ def _follow_parent():
 
 
 def submit(pool, image, probabilities, parameters=DEFAULTS):
-    """Starts refine in a process of `pool`, to which only the probable labels are sent.
-
-    Args:
-        pool: ProcessPoolExecutor. image, probabilities, parameters: see refine.
-
-    Returns:
-        Future of what refine returns.
-    """
+    """Starts refine in a process of `pool`, to which only the probable labels are sent; Future of what it returns."""
     labels = find_labels(probabilities)
-    few = take_labels(probabilities, labels).reshape(*image.shape[:2], -1)
-    return pool.submit(_refine_few, image, few, labels, parameters)
+    return pool.submit(_refine_few, image, probabilities[:, :, labels], labels, parameters)
 
 
 def _refine_few(image, probabilities, labels, parameters):

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 import utils
 
 MAX_POINTS = 1000  # of a line, more than it has pixels
-FEW_POINTS = 20  # fewer are marked one by one, and have no running mean
+FEW_POINTS = 20  # fewer are marked one by one and have no running mean
 
 # Of the page and of its curves. `plain` and `crf` are the colours of the two series everywhere.
 COLOURS = {

@@ -70,8 +70,6 @@ def main(argv=None):
 
 def check_run_folder(output_dir):
     """Raises UserError unless output_dir holds a run."""
-    if not os.path.isdir(output_dir):
-        raise UserError(f'--output_dir {output_dir}: no such folder; give the --output_dir of train.py')
     if not any(os.path.isdir(os.path.join(output_dir, name)) for name in ('train', 'eval', 'evaluation')):
         raise UserError(f'--output_dir {output_dir}: holds no run (no train, eval or evaluation folder); '
                         'give the --output_dir of train.py')
@@ -92,14 +90,19 @@ def write_page(output_dir):
     log, scores = (read_table(os.path.join(output_dir, 'train', name)) for name in ('log.csv', 'eval.csv'))
     settings = read_json(os.path.join(output_dir, 'train', 'settings.json'))
     metrics = read_json(os.path.join(output_dir, 'evaluation', 'metrics.json'))
-    legend = make_legend(read_classes(settings))
-    train_command = f'python train.py --output_dir {shlex.quote(output_dir)}'
-    curves = make_curves(log, scores, train_command)
+    commands = make_commands(output_dir, settings)
+    curves = make_curves(log, scores, commands['train_command'])
     write_curves(curves, os.path.join(output_dir, 'page'))
     html = load_template().render(
-        tiles=make_tiles(log, scores, settings, metrics), curves=curves, colours=COLOURS, classes=legend,
-        settings=settings, train_command=train_command, **describe_run(output_dir, settings),
-        **describe_validation(output_dir, scores), **describe_evaluation(output_dir, metrics, legend))
+        name=os.path.basename(os.path.abspath(output_dir)),
+        model=str(settings.get('model', 'fcn_8s')).replace('fcn_', 'FCN-'),
+        written=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
+        tiles=make_tiles(log, scores, settings, metrics), curves=curves, settings=settings, metrics=metrics,
+        crf=metrics.get('crf') or {}, figures=FIGURES, classes=make_legend(read_classes(settings)), colours=COLOURS,
+        files=[path for path in FILES if os.path.isfile(os.path.join(output_dir, path))],
+        confusions=find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png'),
+        extremes={f'{end.title()} images': make_extreme_rows(output_dir, metrics, end) for end in ('worst', 'best')},
+        **commands, **make_validation_rows(output_dir, scores))
     path = os.path.join(output_dir, 'index.html')
     utils.save_text(path, html)
     return path
@@ -107,9 +110,9 @@ def write_page(output_dir):
 
 def load_template():
     """page.html.jinja, which escapes all values."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
+                                     autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
     environment.filters.update(show=show, readable=readable)
     return environment.get_template('page.html.jinja')
 
@@ -219,24 +222,21 @@ def make_tiles(log, scores, settings, metrics):
 
 
 def make_legend(class_set):
-    """Name and CSS colour of every class and of void, list of dicts."""
+    """The CSS colour of every class and of void, dict by name."""
     named = [*enumerate(class_set.names), (classes.IGNORE_LABEL, 'void: not counted')]
-    return [{'name': name, 'colour': 'rgb({}, {}, {})'.format(*class_set.palette[index])} for index, name in named]
+    return {name: 'rgb({}, {}, {})'.format(*class_set.palette[index]) for index, name in named}
 
 
-def describe_run(output_dir, settings):
-    """The template's values that belong to no section."""
+def make_commands(output_dir, settings):
+    """The commands that add what the page lacks, dict of str."""
     checkpoint_path = shlex.quote(os.path.join(output_dir, 'train'))
     record = shlex.quote(str(settings.get('dataset_val', 'data/fcn_val.record')))
-    return {'name': os.path.basename(os.path.abspath(output_dir)),
-            'model': str(settings.get('model', 'fcn_8s')).replace('fcn_', 'FCN-'),
-            'evaluate_command': f'python evaluate.py --checkpoint_path {checkpoint_path} --dataset {record} --crf',
-            'written': datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
-            'files': [path for path in FILES if os.path.isfile(os.path.join(output_dir, path))]}
+    return {'train_command': f'python train.py --output_dir {shlex.quote(output_dir)}',
+            'evaluate_command': f'python evaluate.py --checkpoint_path {checkpoint_path} --dataset {record} --crf'}
 
 
-def describe_validation(output_dir, scores):
-    """The template's values for the validation pictures: rows of the newest steps, and of some older ones."""
+def make_validation_rows(output_dir, scores):
+    """A PictureRow for each of the newest steps, and for some older ones; and how many steps have pictures."""
     folder = os.path.join(output_dir, 'eval')
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {int(match[1]) for name in names if (match := re.fullmatch(r'val_(\d+)_[a-z_]+\.jpg', name))}
@@ -250,34 +250,6 @@ def describe_validation(output_dir, scores):
                                find_pictures(output_dir, f'eval/val_{step}_', VALIDATION_PICTURES)))
     rows = [row for row in rows if row.pictures]
     return {'open_rows': rows[:OPEN_ROWS], 'folded_rows': rows[OPEN_ROWS:], 'number_of_steps': len(steps)}
-
-
-def describe_evaluation(output_dir, metrics, legend):
-    """The template's values for the evaluation."""
-    confusions = find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png')
-    return {'metrics': metrics, 'with_crf': bool(metrics.get('crf')), 'figures': compare_figures(metrics),
-            'bars': make_bars(metrics, legend),
-            'confusions': PictureRow('confusion', 'Confusion matrix', '', confusions),
-            'extremes': {'Worst images': make_extreme_rows(output_dir, metrics, 'worst'),
-                         'Best images': make_extreme_rows(output_dir, metrics, 'best')}}
-
-
-def compare_figures(metrics):
-    """The evaluation's figures: list of (title, without CRF, with CRF, change by it); None for what there is not."""
-    crf, rows = metrics.get('crf') or {}, []
-    for name, title in FIGURES.items():
-        before, after = metrics.get(name), crf.get(name)
-        rows.append((title, before, after, None if None in (before, after) else after - before))
-    return rows
-
-
-def make_bars(metrics, legend):
-    """A dict for each class of the evaluation: name, colour, IoU before and after the CRF, and accuracy."""
-    colours = {entry['name']: entry['colour'] for entry in legend}
-    ious_after = (metrics.get('crf') or {}).get('per_class_iou', {})
-    return [{'name': name, 'colour': colours.get(name, 'transparent'), 'before': iou, 'after': ious_after.get(name),
-             'accuracy': metrics['per_class_accuracy'].get(name)}
-            for name, iou in metrics.get('per_class_iou', {}).items()]
 
 
 def make_extreme_rows(output_dir, metrics, end):
