@@ -1,1 +1,1 @@
-"""Measures the suite against other ways of doing the same work: see run.py, and `make bench`."""
+"""Measures speed and memory against other ways of doing the same work: `make bench`, or python -m benchmarks."""

@@ -1,8 +1,8 @@
-"""The same FCN-8s in PyTorch, eager, for comparison. The one module that needs torch: pip install torch==2.13.0
+"""The same FCN-8s in PyTorch, eager, for comparison. The only module that needs torch: pip install torch==2.13.0
 
 Filling, padding and the transposed convolutions are those of train.fcn: the same weights give the same logits.
 """
-import time
+import itertools
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 import vgg
-from benchmarks.measure import Round, count_cores, warm_up_then
+from benchmarks.measure import count_cores
+from datasets.classes import IGNORE_LABEL
 from utils import bilinear_upsample_weights
 
 
 class FCN8s(nn.Module):
-    """FCN-8s on VGG16; modules are called as the variables of train.fcn.
+    """FCN-8s on VGG16; its modules have the names of train.fcn's variables.
 
     Args:
         fc_channels: int, width of fc6 and fc7. number_of_classes: int, C.
@@ -85,45 +86,42 @@ def load_weights(network, variables):
 
 def segmentation_loss(logits, labels):
     """Loss of train.segmentation_loss: summed over each row, then the mean over rows and batch; 255 is in no sum."""
-    total = functional.cross_entropy(logits, labels, ignore_index=classes.IGNORE_LABEL, reduction='sum')
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction='sum')
     return total / (labels.shape[0] * labels.shape[1])
 
 
-def training(batch_size, crop_size, fc_channels, steps, fused=None):
-    """Contender: training steps on one constant batch, with torch.optim.Adam.
+def training(turns, batch_size, crop_size, fc_channels, steps, fused=None):
+    """Contender: training steps on one constant batch, with torch.optim.Adam; the first round has at most 2.
 
     Args:
-        batch_size, crop_size, fc_channels, steps: ints.
+        turns: contend.Turns. batch_size, crop_size, fc_channels, steps: ints.
         fused: True for Adam(fused=True), None for its default.
     """
     torch.set_num_threads(count_cores())
     rng = np.random.RandomState(0)
-    shape = batch_size, crop_size, crop_size
     images = torch.from_numpy(rng.randint(0, 256, (batch_size, 3, crop_size, crop_size)).astype(np.float32))
-    labels = torch.from_numpy(rng.randint(0, 21, shape).astype(np.int64))
+    labels = torch.from_numpy(rng.randint(0, 21, (batch_size, crop_size, crop_size)).astype(np.int64))
     network = FCN8s(fc_channels)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=fused)
-    for number in warm_up_then(steps):
-        started = time.perf_counter()
-        for _ in range(number):
-            optimizer.zero_grad()
-            loss = segmentation_loss(network(images), labels)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-        yield Round(number * batch_size, time.perf_counter() - started)
+    for number in itertools.chain([min(2, steps)], itertools.repeat(steps)):
+        with turns.round(number * batch_size):
+            for _ in range(number):
+                optimizer.zero_grad()
+                loss = segmentation_loss(network(images), labels)
+                loss.backward()
+                optimizer.step()
+                loss.item()
 
 
-def prediction(height, width, fc_channels, images):
-    """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy."""
+def prediction(turns, height, width, fc_channels, images):
+    """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy; `images` a round."""
     torch.set_num_threads(count_cores())
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     network = FCN8s(fc_channels).eval()
     while True:
-        started = time.perf_counter()
-        for _ in range(images):
-            probabilities = predict(network, image)
-        yield Round(images, time.perf_counter() - started, extra=probabilities.shape)
+        with turns.round(images):
+            for _ in range(images):
+                predict(network, image)
 
 
 def predict(network, image):

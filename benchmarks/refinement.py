@@ -1,52 +1,51 @@
 """Contenders for the dense CRF. Only write_maps imports TensorFlow: a process that refines is small."""
+import itertools
 import os
-import time
 
 import numpy as np
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
-from benchmarks.measure import Round
 from inference import crf
 
 
-def write_maps(checkpoint, record, count, folder):
-    """Predicts images spread over a record, into FOLDER/image_K.npy and probabilities_K.npy. Yields one Round.
+def write_maps(turns, checkpoint, record, count, folder):
+    """Predicts the first images of a record, and writes them and their softmax maps to FOLDER/0.npz, ... One round.
 
-    `extra`: str, how decided the maps are.
+    `extra` tells how decided the maps are: 'highest', the highest probability of a pixel, and 'labels', the number of
+    labels that take part in the CRF; both are means.
 
     Args:
-        checkpoint: str, or the folder of a run. record, folder: str. count: int; fewer if the record holds fewer.
+        turns: contend.Turns. checkpoint: str, or the folder of a run. record, folder: str.
+        count: int; fewer if the record holds fewer.
     """
-    import input_pipeline
     import tensorflow.compat.v1 as tf
 
     import train
-    train.quiet_tensorflow()
-    checkpoint = train.find_checkpoint(checkpoint)
-    num_examples = input_pipeline.count_examples(record)
-    chosen = sorted({number * num_examples // count for number in range(count)})
-    started = time.perf_counter()
-    highest, in_play = [], []
-    with tf.Graph().as_default(), tf.Session(config=train.session_config()) as session:
-        predictor = train.load_predictor(session, checkpoint)
-        next_example = tf.data.make_one_shot_iterator(input_pipeline.whole_images(record)).get_next()
-        examples = (session.run(next_example) for _ in range(num_examples))
-        picked = (example for number, example in enumerate(examples) if number in chosen)
-        for number, example in enumerate(picked):
-            probabilities = train.predict_example(session, predictor, example, record)
-            np.save(os.path.join(folder, f'image_{number}.npy'), example['image'])
-            np.save(os.path.join(folder, f'probabilities_{number}.npy'), probabilities)
-            highest.append(probabilities.max(axis=-1).mean())
-            in_play.append(len(crf.find_labels(probabilities)))
-    yield Round(len(chosen), time.perf_counter() - started, extra=(
-        f'highest probability of a pixel {np.mean(highest):.2f} on average, {np.mean(in_play):.1f} labels in play'))
+    import utils
+    from datasets import batches
+    from inference import predictor, weights
+    utils.quiet_tensorflow()
+    checkpoint, highest, labels = weights.find_checkpoint(checkpoint), [], []
+    network = train.read_network(checkpoint)
+    reader = batches.build_reader(record, batches.count_examples(record), network.number_of_classes)
+    turns.wait()
+    with tf.Session(config=predictor.session_config()) as session:
+        loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)
+        predictions = predictor.predict_record(session, loaded, reader)
+        for number, (example, probabilities) in enumerate(itertools.islice(predictions, count)):
+            np.savez(os.path.join(folder, f'{number}.npz'), image=example['image'], probabilities=probabilities)
+            highest.append(float(probabilities.max(axis=-1).mean()))
+            labels.append(len(crf.find_labels(probabilities)))
+    turns.report(len(highest), 0, highest=np.mean(highest), labels=np.mean(labels))
 
 
-def load_maps(folder, numbers):
+def load_maps(folder):
     """What write_maps wrote: list of (image uint8 [H, W, 3], probabilities float32 [H, W, C])."""
-    return [tuple(np.load(os.path.join(folder, f'{kind}_{number}.npy')) for kind in ('image', 'probabilities'))
-            for number in numbers]
+    def load(number):
+        with np.load(os.path.join(folder, f'{number}.npz')) as arrays:
+            return arrays['image'], arrays['probabilities']
+    return [load(number) for number in range(len(os.listdir(folder)))]
 
 
 def plain_pydensecrf(image, probabilities):
@@ -65,86 +64,41 @@ def plain_pydensecrf(image, probabilities):
     return marginals.argmax(axis=0).reshape(height, width).astype(np.uint8)
 
 
-FUNCTIONS = {'crf.refine': crf.refine, 'pydensecrf': plain_pydensecrf}
+def ours(turns, folder, images):
+    """Contender: crf.refine over the next few images of a folder of write_maps in each round, round and round."""
+    refine_in_turn(turns, folder, images, lambda pairs: [crf.refine(*pair) for pair in pairs])
 
 
-def one_process(function, folder, count, per_round):
-    """Contender: the next few images a round, round and round; `extra` is their refined labels.
-
-    Args:
-        function: str, key of FUNCTIONS. folder: str, see write_maps.
-        count, per_round: ints, images in the folder and in a round.
-    """
-    first = 0
-    while True:
-        pairs = load_maps(folder, [number % count for number in range(first, first + per_round)])
-        started = time.perf_counter()
-        labels = [FUNCTIONS[function](image, probabilities) for image, probabilities in pairs]
-        yield Round(len(pairs), time.perf_counter() - started, extra=labels)
-        first += per_round
+def all_labels(turns, folder, images):
+    """Contender: as `ours`, with plain_pydensecrf."""
+    refine_in_turn(turns, folder, images, lambda pairs: [plain_pydensecrf(*pair) for pair in pairs])
 
 
-def pool(folder, count, per_round, processes):
-    """Contender: the next few images a round through evaluate.py's pool of processes."""
-    first = 0
+def pool(turns, folder, images, processes):
+    """Contender: as `ours`, through the pool of processes of evaluate.py."""
     with crf.start_processes(processes) as executor:
-        while True:
-            pairs = load_maps(folder, [number % count for number in range(first, first + per_round)])
-            started = time.perf_counter()
-            labels = [job.result() for job in [crf.submit(executor, *pair) for pair in pairs]]
-            yield Round(len(pairs), time.perf_counter() - started, extra=labels)
-            first += per_round
+        refine_in_turn(turns, folder, images, lambda pairs: [
+            job.result() for job in [crf.submit(executor, *pair) for pair in pairs]])
 
 
-# ------------------------------------------------------------------------------------------- how the cost grows
+def refine_in_turn(turns, folder, images, refine_all):
+    """Gives `refine_all` lists of so many (image, probabilities), one list a round."""
+    endless = itertools.cycle(load_maps(folder))
+    while True:
+        pairs = list(itertools.islice(endless, images))
+        with turns.round(images):
+            refine_all(pairs)
 
 
-def grow(folder, number, heights, label_counts, repeats):
-    """Contender of one round, whose `extra` are two tables: seconds by pixels, and seconds by labels.
-
-    By pixels: one image and its map at several sizes, with all labels in play (the map mixed with the even one, so that
-    none is out of the question) and as the network gave it. By labels: its most probable K labels, all in play.
-
-    Args:
-        folder: str. number: int, of the image. heights: ints, pixels. label_counts: ints. repeats: int, of which the
-            fastest counts.
-    """
-    image, probabilities = load_maps(folder, [number])[0]
-    by_pixels, by_labels = [], []
-    started = time.perf_counter()
-    for height in heights:
-        small, small_map = resize(image, probabilities, height)
-        all_in_play = in_play(small_map)
-        by_pixels.append((small.shape[0] * small.shape[1],
-                          *(fastest(function, small, given, repeats) for function, given in (
-                              (plain_pydensecrf, all_in_play), (crf.refine, all_in_play), (crf.refine, small_map)))))
-    for labels in label_counts:
-        given = in_play(probabilities[:, :, probabilities.sum((0, 1)).argsort()[::-1][:labels]])
-        by_labels.append((labels, *(fastest(function, image, given, repeats)
-                                    for function in (plain_pydensecrf, crf.refine))))
-    yield Round(1, time.perf_counter() - started, extra=(by_pixels, by_labels))
+def compare(turns, folder):
+    """Refines all maps both ways. One round, whose `extra` has 'equal': how many percent of the pixels are equal."""
+    maps = load_maps(folder)
+    turns.wait()
+    equal = percent_equal([crf.refine(*pair) for pair in maps], [plain_pydensecrf(*pair) for pair in maps])
+    turns.report(len(maps), 0, equal=equal)
 
 
-def in_play(probabilities):
-    """A map half its own (scaled to sum 1) and half even: no label is out of the question anywhere."""
-    own = probabilities / np.maximum(probabilities.sum(-1, keepdims=True), 1e-20)
-    return ((own + 1 / own.shape[-1]) / 2).astype(np.float32)
-
-
-def resize(image, probabilities, height):
-    """Image and map at a height, at their own proportions; the map class by class, bilinearly."""
-    import cv2
-    size = max(1, round(height * image.shape[1] / image.shape[0])), height
-    scaled = [cv2.resize(np.ascontiguousarray(probabilities[:, :, index]), size)
-              for index in range(probabilities.shape[-1])]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.stack(scaled, axis=-1)
-
-
-def fastest(function, image, probabilities, repeats):
-    """Seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function(image, probabilities)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def percent_equal(ours, theirs):
+    """How many percent of the pixels have the same label in both lists of label maps, over all maps together."""
+    equal = np.concatenate([(own == other).ravel() for own, other in zip(ours, theirs)])
+    return 100 * float(equal.mean())

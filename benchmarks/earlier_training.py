@@ -1,23 +1,25 @@
 """The earlier suite's way of training, for comparison: its input, its graph and its loop.
 
-The network, its loss and the optimiser are train.py's own; the crops are whole images cut down, as tutorials do it.
+The network, its loss and the optimiser are those of train.py; the crops are complete images cut down, as tutorials do
+it.
 """
 import time
 
 import tensorflow.compat.v1 as tf
 
 import train
-from benchmarks.measure import Round, warm_up_then
+import utils
 
 FEATURES = {'image/encoded': tf.FixedLenFeature([], tf.string), 'image/label': tf.FixedLenFeature([], tf.string)}
 SHUFFLE_BUFFER = 4096
+WARM_UP = 2  # steps of the first round
 
 
 def training_batches(record, batch_size, crop_size):
-    """Endless batches of random crops, randomly mirrored: decoded whole, as float, filled with 0, cropped, mirrored.
+    """Endless batches of random crops: decoded completely, as float32, filled up with 0, cropped, randomly mirrored.
 
     Args:
-        record: str, of the present suite's schema. batch_size, crop_size: ints.
+        record: str, written by the present converter. batch_size, crop_size: ints.
 
     Returns:
         tf.data.Dataset of (images float32 [B, S, S, 3], labels int32 [B, S, S]).
@@ -38,15 +40,19 @@ def training_batches(record, batch_size, crop_size):
             .batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
 
 
-def build_graph(train_record, val_record, batch_size, crop_size, fc_channels):
-    """One graph for both halves of the data, switched by a placeholder; all histograms in the one summary.
+def build_graph(records, batch_size, crop_size, fc_channels):
+    """One graph for training and validation, switched by a placeholder; all histograms are in the one summary.
+
+    Args:
+        records: two of str, for training and validation. batch_size, crop_size, fc_channels: ints.
 
     Returns:
         is_training: placeholder, bool. train_op. loss: float32 scalar. summaries: str scalar.
     """
     is_training = tf.placeholder(tf.bool)
-    train_batch = tf.data.make_one_shot_iterator(training_batches(train_record, batch_size, crop_size)).get_next()
-    val_batch = tf.data.make_one_shot_iterator(training_batches(val_record, batch_size, crop_size)).get_next()
+    train_batch, val_batch = (
+        tf.data.make_one_shot_iterator(training_batches(record, batch_size, crop_size)).get_next()
+        for record in records)
     images, labels = tf.cond(is_training, lambda: train_batch, lambda: val_batch)
     images.set_shape([batch_size, crop_size, crop_size, 3])
 
@@ -62,22 +68,21 @@ def build_graph(train_record, val_record, batch_size, crop_size, fc_channels):
     return is_training, train_op, loss, tf.summary.merge_all()
 
 
-def training(train_record, val_record, batch_size, crop_size, fc_channels, steps, log_dir):
+def training(turns, records, batch_size, crop_size, fc_channels, steps, log_dir):
     """Contender: the earlier loop, `steps` steps a round, the last of which is run again for the log.
 
     Args:
-        train_record, val_record: str. batch_size, crop_size, fc_channels, steps: ints.
+        turns: contend.Turns. records: two of str. batch_size, crop_size, fc_channels, steps: ints.
         log_dir: str, folder of the summaries.
     """
-    train.quiet_tensorflow()
-    config = tf.ConfigProto(allow_soft_placement=True)  # as it was
-    with tf.Graph().as_default(), tf.Session(config=config) as session:
-        is_training, train_op, loss, summaries = build_graph(train_record, val_record, batch_size, crop_size,
-                                                             fc_channels)
+    utils.quiet_tensorflow()
+    graph = build_graph(records, batch_size, crop_size, fc_channels)
+    is_training, train_op, loss, summaries = graph
+    with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as session:  # as it was
         session.run(tf.global_variables_initializer())
-        writer = tf.summary.FileWriter(log_dir, session.graph)
-        step = 0
-        for number in warm_up_then(steps):
+        writer, step, number = tf.summary.FileWriter(log_dir, session.graph), 0, min(WARM_UP, steps)
+        while True:
+            turns.wait()
             started = time.perf_counter()
             for _ in range(number):
                 session.run(train_op, {is_training: True})
@@ -85,4 +90,5 @@ def training(train_record, val_record, batch_size, crop_size, fc_channels, steps
             value, summary = session.run([loss, summaries], {is_training: True})
             print(f'step {step}, loss {value:.3f}')
             writer.add_summary(summary, step)
-            yield Round(number * batch_size, time.perf_counter() - started)
+            turns.report(number * batch_size, time.perf_counter() - started)
+            number = steps

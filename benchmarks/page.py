@@ -1,0 +1,120 @@
+"""The page of results, results/benchmarks.md: a table of what was measured, and on what machine."""
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import NamedTuple
+
+import psutil
+
+import utils
+from benchmarks import measure
+
+PACKAGES = ('tensorflow', 'tf-slim', 'numpy', 'opencv-python-headless', 'pillow', 'pydensecrf2', 'torch')
+HEADER = ('row', 'measured', 'ours', 'opponent', "the opponent's", 'ours / theirs', 'rounds', 'target', 'met')
+INTRODUCTION = """
+Figures are the median of the rounds and their spread (lowest..highest). Contenders run in processes of their own and take
+turns, round by round, after a warm-up; "ours / theirs" is the median of the ratios of each round. Memory is the resident
+memory of all processes of a contender together, read 20 times a second. MB are 10^6 bytes.
+
+## Comparisons
+"""
+
+
+class Line(NamedTuple):
+    """One line of a row.
+
+    measured: quantity with its unit. ours: a figure for each round.
+    opponent: name. theirs: list of as many figures; or str, why there are none; or None without an opponent.
+    target: '>= 6' or '<= 6', for the ratio, or for our own figures without an opponent; None for no target.
+    """
+    measured: str
+    ours: list
+    opponent: str = '-'
+    theirs: list | str | None = None
+    target: str | None = None
+
+
+# ------------------------------------------------------------------------------------------- the table
+
+
+def format_number(value):
+    """Three digits or a few more, as str: 1234.5 -> '1,234', 12.34 -> '12.3', 1.234 -> '1.23', 0.01234 -> '0.0123'."""
+    size = abs(value)
+    return f'{value:,.0f}' if size >= 100 else f'{value:.1f}' if size >= 10 else f'{value:.2f}' if size >= 1 \
+        else f'{value:.3g}'
+
+
+def format_figures(values, unit='', form=format_number):
+    """Median and spread of the rounds: '1.20 (1.10..1.30)'; a single round's figure alone."""
+    median, lowest, highest = (form(value) + unit for value in measure.summarise(values))
+    return median if len(values) == 1 else f'{median} ({lowest}..{highest})'
+
+
+def is_met(target, values):
+    """Whether the median of `values` reaches the target: 'yes' or 'no'; '-' without a target, '?' without values."""
+    if not target or not values:
+        return '?' if target else '-'
+    sign, bound = target.split()
+    median = measure.summarise(values)[0]
+    return 'yes' if (median >= float(bound) if sign == '>=' else median <= float(bound)) else 'no'
+
+
+def format_line(row, line):
+    """A Line of a row as a line of the Markdown table."""
+    unit, form = ('%', '{:.4f}'.format) if line.measured.startswith('%') else ('', format_number)
+    theirs, ratio, judged = '-', '-', line.ours
+    if isinstance(line.theirs, str):
+        theirs, judged = line.theirs, None
+    elif line.theirs:
+        judged = measure.ratios(line.ours, line.theirs)
+        theirs, ratio = format_figures(line.theirs), format_figures(judged, 'x', '{:.2f}'.format)
+    target = line.target + ('x' if line.theirs else unit) if line.target else '-'
+    cells = (row, line.measured, format_figures(line.ours, unit, form), line.opponent, theirs, ratio, len(line.ours),
+             target, is_met(line.target, judged))
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+# ------------------------------------------------------------------------------------------- machine and page
+
+
+def describe_cpu():
+    """The processor's name as the system gives it."""
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+        for line in file:
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_surroundings(data):
+    """What figures depend on, list of Markdown lines. data: str, what is measured on."""
+    cores, memory = measure.count_cores(), psutil.virtual_memory().total / 2 ** 30
+    versions = {each.name: each.version for each in importlib.metadata.distributions()}
+    load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
+    return [f'- machine: {describe_cpu()}, {cores} cores, {memory:.1f} GiB of memory; no GPU is used',
+            f'- system: {platform.platform()}',
+            f'- versions: python {sys.version.split()[0]}, '
+            + ', '.join(f'{name} {versions.get(name, "not installed")}' for name in PACKAGES),
+            f'- threads: {cores} for TensorFlow (its default), PyTorch (torch.set_num_threads) and the converter (its '
+            'default), except where a row says otherwise',
+            f'- date: {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}; load average at the start: {load}',
+            f'- data: {data}']
+
+
+def write_page(path, surroundings, lines, methods):
+    """Writes the page.
+
+    Args:
+        path: str. surroundings: list of str, see describe_surroundings. lines: list of (row, Line).
+        methods: dict of row to str, how it is measured.
+    """
+    with open(os.path.join(measure.ROOT, 'benchmarks', 'remarks.md'), encoding='utf-8') as file:
+        remarks = file.read().strip()
+    page = ['# Benchmarks', '', *surroundings, INTRODUCTION,
+            f'| {" | ".join(HEADER)} |', '|' + '---|' * len(HEADER), *(format_line(*line) for line in lines),
+            '', '## Remarks', '', remarks, '', '## What the rows measure', '',
+            *(f'- **{row}**: {" ".join(method.split())}' for row, method in methods.items())]
+    utils.save_text(path, '\n'.join(page) + '\n')
