@@ -6,14 +6,13 @@
 Takes about half an hour on two cores. PyTorch is an opponent where it is installed (pip install torch==2.13.0).
 """
 import os
-import shlex
 import signal
 import sys
 import tempfile
 import time
 
 import utils
-from benchmarks import inputs, measure, page, rows
+from benchmarks import inputs, page, rows
 from utils import UserError
 
 VOC = os.path.join('VOCdevkit', 'VOC2012')
@@ -26,63 +25,55 @@ def run_rows(names, shared):
         names: list of str, of rows.ROWS. shared: inputs.Inputs.
 
     Returns:
-        lines: list of page.Line. problems: list of str, 'row: reason'.
+        lines: list of (row, page.Line). problems: list of str, 'row: reason'.
     """
     lines, problems = [], []
     for number, name in enumerate(names, start=1):
         print(f'{name} (row {number} of {len(names)}):', flush=True)
         try:
-            found = rows.ROWS[name](shared)
+            lines += [(name, line) for line in rows.ROWS[name](shared)]
         except UserError as error:
             problems.append(f'{name}: {error}')
             print(f'  failed: {error}', flush=True)
-        else:
-            lines += found
-            print(*map(page.format_line, found), sep='\n', flush=True)
     return lines, problems
 
 
-def measure_rows(names, data, plan, output_dir, checkpoint_path=None):
-    """Measures rows and writes the page: to results/ if it is complete, else to output_dir.
+def measure_rows(names, data, plan, output_dir, checkpoint=None):
+    """Measures rows and writes OUTPUT_DIR/benchmarks.md.
 
     Args:
         names: list of str, of rows.ROWS. data: inputs.Data. plan: rows.Plan. output_dir: str.
-        checkpoint_path: see inputs.Inputs.
-
-    Returns:
-        str, the page's path.
+        checkpoint: see inputs.Inputs.
 
     Raises:
-        UserError: rows failed, which are named; the page has the others.
+        UserError: rows failed; they are named, and the page has the others.
     """
-    log_dir = os.path.join(output_dir, 'logs')
+    log_dir, path = os.path.join(output_dir, 'logs'), os.path.join(output_dir, 'benchmarks.md')
     os.makedirs(log_dir, exist_ok=True)
     surroundings, started = page.describe_surroundings(data.describe()), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix='work-', dir=output_dir) as work_dir:
-        shared = inputs.Inputs(data, plan, log_dir, work_dir, checkpoint_path)
+        shared = inputs.Inputs(data, plan, log_dir, work_dir, checkpoint)
         lines, problems = run_rows(names, shared)
-    surroundings += [*shared.notes, f'- took {(time.perf_counter() - started) / 60:.1f} minutes']
-    complete = set(names) == set(rows.ROWS) and not problems and plan == rows.Plan()
-    path = os.path.join(measure.ROOT, 'results' if complete else output_dir, 'benchmarks.md')
-    page.write_page(path, surroundings, lines, {name: rows.ROWS[name].__doc__ for name in names})
+    minutes = (time.perf_counter() - started) / 60
+    page.write_page(path, [*surroundings, *shared.notes, f'- took {minutes:.1f} minutes'], lines,
+                    {name: rows.ROWS[name].__doc__ for name in names})
     print(f'written: {path}')
     if problems:
         raise UserError(f'{len(problems)} of {len(names)} rows failed: {"; ".join(problems)}')
-    return path
 
 
 def parse_args(argv=None):
     """The program's flags; see --help."""
     parser = utils.ArgumentParser('Measures the suite against other ways of doing the same work.')
     parser.prog = 'benchmarks'
-    parser.add_argument('--data_dir', default=VOC if os.path.isdir(VOC) else None,
-                        help=f'folder in the layout of VOC; the default is {VOC}, or drawn pictures without it')
-    parser.add_argument('--output_dir', default=os.path.join('out', 'bench'), help='folder for logs and drawn pictures')
+    parser.add_argument('--data_dir', help=f'folder in the layout of VOC; without it {VOC}, and if that is missing, '
+                                           'drawn pictures')
+    parser.add_argument('--output_dir', default='out/bench', help='folder for the page, benchmarks.md, and for logs')
     parser.add_argument('--rows', nargs='+', choices=list(rows.ROWS), default=list(rows.ROWS), metavar='ROW',
-                        help=f'measure only these, and write the page to --output_dir: {", ".join(rows.ROWS)}')
+                        help=f'measure only these: {", ".join(rows.ROWS)}')
     parser.add_argument('--rounds', type=utils.positive_int, help="of every row, instead of each row's own number")
     parser.add_argument('--checkpoint_path', help='checkpoint of train.py, or its folder, whose predictions the CRF '
-                                                  'rows refine; without it, a network is trained for that')
+                                                  'rows refine; without it, a network is trained for them')
     return parser.parse_args(argv)
 
 
@@ -93,8 +84,8 @@ def main(argv=None):
         raise UserError(f'--checkpoint_path {checkpoint}: no checkpoint there')
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the work folder is removed
     os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # for all processes: the comparison is on CPU cores
-    measure_rows(args.rows, inputs.find_data(args.data_dir, output_dir), rows.Plan(rounds=args.rounds), output_dir,
-                 checkpoint and os.path.abspath(checkpoint))
+    data = inputs.find_data(args.data_dir or (VOC if os.path.isdir(VOC) else None), output_dir)
+    measure_rows(args.rows, data, rows.Plan(rounds=args.rounds), output_dir, checkpoint and os.path.abspath(checkpoint))
 
 
 if __name__ == '__main__':

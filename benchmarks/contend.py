@@ -1,23 +1,19 @@
-"""The contender's side: a process that does one round of its work whenever it is asked, and prints a JSON line about it.
+"""The contender's side: a process that does a round of its work whenever it is asked, and prints a JSON line about it.
 
-The first line of its input is {"function": "MODULE.FUNCTION", "settings": {...}, "cores": null}; each further line asks
-for a round. The function gets a Turns and the settings. measure.Worker is the other side.
+The first line of its input is a measure.Contender, each further line asks for a round. The contender's function gets a
+Turns and the contender's settings. measure.Worker is the other side.
 """
 import contextlib
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 
 
 class Turns:
-    """Hands a contender its turns, while the others wait.
-
-    Args:
-        requests: text file, in which each line asks for a round.
-        results: text file that takes a JSON line for each round.
-    """
+    """Hands a contender its turns, read from the text file `requests`; the others wait meanwhile."""
 
     def __init__(self, requests, results):
         self.requests, self.results = requests, results
@@ -32,12 +28,24 @@ class Turns:
         print(json.dumps({'items': items, 'seconds': seconds, 'extra': extra}), file=self.results, flush=True)
 
     @contextlib.contextmanager
-    def round(self, items, **extra):
+    def round(self, items):
         """A complete turn, in which the block is timed."""
         self.wait()
         started = time.perf_counter()
         yield
-        self.report(items, time.perf_counter() - started, **extra)
+        self.report(items, time.perf_counter() - started)
+
+
+def run_program(turns, arguments, items, files=()):
+    """Contender: `python ARGUMENTS`, from its start to its end. `extra` has the size of the files that it writes."""
+    while True:
+        turns.wait()
+        started = time.perf_counter()
+        exit_code = subprocess.run([sys.executable, *arguments]).returncode
+        seconds = time.perf_counter() - started
+        if exit_code:
+            sys.exit(f'python {" ".join(arguments)} ended with exit code {exit_code}')
+        turns.report(items, seconds, file_bytes=sum(map(os.path.getsize, files)))
 
 
 def main():
@@ -45,7 +53,7 @@ def main():
     os.dup2(2, 1)  # what libraries print goes to the log, as errors do
     work = json.loads(sys.stdin.readline())
     if work['cores'] and hasattr(os, 'sched_setaffinity'):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:work['cores']])
+        os.sched_setaffinity(0, work['cores'])
     module, function = work['function'].split('.')
     function = getattr(importlib.import_module(f'benchmarks.{module}'), function)
     function(Turns(sys.stdin, results), **work['settings'])

@@ -12,14 +12,10 @@ import utils
 
 FEATURES = {'image/encoded': tf.FixedLenFeature([], tf.string), 'image/label': tf.FixedLenFeature([], tf.string)}
 SHUFFLE_BUFFER = 4096
-WARM_UP = 2  # steps of the first round
 
 
 def training_batches(record, batch_size, crop_size):
     """Endless batches of random crops: decoded completely, as float32, filled up with 0, cropped, randomly mirrored.
-
-    Args:
-        record: str, written by the present converter. batch_size, crop_size: ints.
 
     Returns:
         tf.data.Dataset of (images float32 [B, S, S, 3], labels int32 [B, S, S]).
@@ -43,9 +39,6 @@ def training_batches(record, batch_size, crop_size):
 def build_graph(records, batch_size, crop_size, fc_channels):
     """One graph for training and validation, switched by a placeholder; all histograms are in the one summary.
 
-    Args:
-        records: two of str, for training and validation. batch_size, crop_size, fc_channels: ints.
-
     Returns:
         is_training: placeholder, bool. train_op. loss: float32 scalar. summaries: str scalar.
     """
@@ -57,7 +50,7 @@ def build_graph(records, batch_size, crop_size, fc_channels):
     images.set_shape([batch_size, crop_size, crop_size, 3])
 
     logits = train.fcn(images, train.Network(fc_channels=fc_channels), is_training)
-    loss, _ = train.segmentation_loss(logits, labels)
+    loss, *_ = train.segmentation_loss(logits, labels)
     optimizer = tf.train.AdamOptimizer(1e-4)
     gradients = optimizer.compute_gradients(loss)
     for gradient, variable in gradients:
@@ -69,18 +62,13 @@ def build_graph(records, batch_size, crop_size, fc_channels):
 
 
 def training(turns, records, batch_size, crop_size, fc_channels, steps, log_dir):
-    """Contender: the earlier loop, `steps` steps a round, the last of which is run again for the log.
-
-    Args:
-        turns: contend.Turns. records: two of str. batch_size, crop_size, fc_channels, steps: ints.
-        log_dir: str, folder of the summaries.
-    """
+    """Contender: the earlier loop, `steps` steps a round, the last of which is run again for the log in LOG_DIR."""
     utils.quiet_tensorflow()
     graph = build_graph(records, batch_size, crop_size, fc_channels)
     is_training, train_op, loss, summaries = graph
     with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as session:  # as it was
         session.run(tf.global_variables_initializer())
-        writer, step, number = tf.summary.FileWriter(log_dir, session.graph), 0, min(WARM_UP, steps)
+        writer, step, number = tf.summary.FileWriter(log_dir, session.graph), 0, min(2, steps)
         while True:
             turns.wait()
             started = time.perf_counter()

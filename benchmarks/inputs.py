@@ -50,7 +50,7 @@ def find_data(data_dir, output_dir):
         return Data(folder, 'train', 'SegmentationClass', origin)
     lists = os.path.join(data_dir, 'ImageSets', 'Segmentation')
     if not os.path.isdir(lists):
-        raise UserError(f'--data_dir {data_dir} does not hold ImageSets/Segmentation: name a folder in the layout of VOC')
+        raise UserError(f'--data_dir {data_dir}: ImageSets/Segmentation is missing; name a folder in the layout of VOC')
     has_sbd = os.path.exists(os.path.join(lists, 'trainaug.txt'))
     masks = ('trainaug', 'SegmentationClassAug') if has_sbd else ('train', 'SegmentationClass')
     return Data(os.path.abspath(data_dir), *masks, data_dir)

@@ -20,29 +20,25 @@ class Contender(NamedTuple):
     """One way of doing a row's work.
 
     name: as in the table. function: 'MODULE.FUNCTION' of this package, see contend.py. settings: dict, its arguments.
-    cores: how many cores its process may use; None for all.
+    cores: numbers of the cores that its process may use; None for all.
     launches: whether it only launches a program, whose memory alone counts then.
     """
     name: str
     function: str
     settings: dict
-    cores: int | None = None
+    cores: list | None = None
     launches: bool = False
 
 
 class Round(NamedTuple):
-    """What one round did.
+    """What one round did: items (such as images), seconds, and what else the row needs.
 
-    items: such as images. peak_bytes: the most memory that the contender has held since its start.
-    extra: what else the row needs.
+    peak_bytes: the most memory that the contender has held since its start.
     """
     items: int
     seconds: float
     extra: dict = {}
     peak_bytes: int = 0
-
-
-# ------------------------------------------------------------------------------------------- statistics
 
 
 def summarise(values):
@@ -74,9 +70,9 @@ def peaks(rounds):
 # ------------------------------------------------------------------------------------------- processes
 
 
-def count_cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+def find_cores():
+    """Numbers of the cores that this process may use, list of int."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count()))
 
 
 def tree_bytes(process, launches=False):
@@ -96,7 +92,7 @@ class Worker:
         self.contender, self.log, self.peak_bytes = contender, log, 0
         self.process = psutil.Popen([sys.executable, '-m', 'benchmarks.contend'], cwd=ROOT, stdin=subprocess.PIPE,
                                     stdout=subprocess.PIPE, stderr=log, text=True)
-        self.write({'function': contender.function, 'settings': contender.settings, 'cores': contender.cores})
+        self.write(contender._asdict())
 
     def write(self, content):
         """Sends a line of JSON to the process."""
@@ -105,7 +101,7 @@ class Worker:
             self.process.stdin.flush()
 
     def run_round(self):
-        """Has the process do one Round, and looks at its memory 20 times a second.
+        """Has the process do one Round, and watches its memory.
 
         Raises:
             UserError: the process has ended.
@@ -119,13 +115,12 @@ class Worker:
         watching.join()
         if answer:
             return Round(**json.loads(answer), peak_bytes=self.peak_bytes)
-        exit_code = self.process.wait()
         with open(self.log.name, errors='replace') as log:
             reason = (log.read().splitlines() or ['no message'])[-1][:300]
-        raise UserError(f'{self.contender.name}: {reason} (exit code {exit_code}); see {self.log.name}')
+        raise UserError(f'{self.contender.name}: {reason} (exit code {self.process.wait()}); see {self.log.name}')
 
     def watch_memory(self, ended):
-        """Notes the peak memory until the threading.Event `ended`."""
+        """Notes the peak memory, read 20 times a second until the threading.Event `ended`."""
         while not ended.wait(0.05):
             self.peak_bytes = max(self.peak_bytes, tree_bytes(self.process, self.contender.launches))
 
@@ -134,9 +129,7 @@ class Worker:
         with contextlib.suppress(psutil.NoSuchProcess):
             for each in (*self.process.children(recursive=True), self.process):
                 each.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.process.communicate()
 
 
 @contextlib.contextmanager
@@ -176,4 +169,5 @@ def take_turns(contenders, num_rounds, log_dir, warm_up=True):
 
 
 def print_round(title, name, done):
+    """Prints a line about a Round."""
     print(f'  {title}, {name}: {done.items} in {done.seconds:.2f} s', flush=True)

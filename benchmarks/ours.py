@@ -1,6 +1,6 @@
-"""This suite's contenders, as its user meets them: train.py itself, its input alone, and prediction.
+"""This suite's contenders: train.py itself, its input alone, and prediction.
 
-train.py is run by its main(). It is timed, and held up while others have their turn, in the lines that it prints.
+train.py is run by its main(). It is timed, and stopped while others have their turn, where it prints a step's line.
 """
 import contextlib
 import io
@@ -19,83 +19,77 @@ import train
 import utils
 import vgg
 from benchmarks import earlier_training
+from benchmarks.inputs import as_arguments
 from datasets import batches
 from inference import predictor, weights
+
+# Flags of a training that ends when its process does.
+ENDLESS = {'max_steps': 1_000_000, 'save_steps': 1_000_000, 'val_steps': 0, 'summary_steps': 0}
 
 # ------------------------------------------------------------------------------------------- training
 
 
 class StepLines(io.TextIOBase):
-    """Takes the place of standard output while train.py runs with --log_steps 1.
+    """Standard output of train.py; calls a function with the step's number where a line is 'step    12/600 ...'."""
 
-    Args:
-        on_step: function of int, called whenever a step's line is printed: 'step    12/600 ...'.
-    """
-
-    def __init__(self, on_step):
-        self.on_step = on_step
+    def __init__(self, end_step):
+        self.end_step = end_step
 
     def write(self, text):
         sys.stderr.write(text)
         if text.startswith('step '):
-            self.on_step(int(text.split()[1].partition('/')[0]))
+            self.end_step(int(text.split()[1].partition('/')[0]))
 
 
-def run_train(flags, on_step):
-    """Runs train.py with `flags`, dict of name to value; it logs each step, and `on_step` is called with its number."""
-    argv = [str(part) for name, value in {**flags, 'log_steps': 1}.items() for part in (f'--{name}', value)]
-    with contextlib.redirect_stdout(StepLines(on_step)):
-        train.main(argv)
+def run_train(flags, end_step):
+    """Runs train.py with flags, dict, and calls end_step(step) after each step."""
+    with contextlib.redirect_stdout(StepLines(end_step)):
+        train.main(as_arguments({**flags, 'log_steps': 1}))
 
 
 def training(turns, steps, flags):
-    """Contender: train.py, `steps` steps a round; the first round, which starts it, has at most 2.
+    """Contender: train.py with `flags`, `steps` steps a round. `extra` has 'plain', the seconds without histograms."""
+    seconds, begun = {}, None
 
-    A round's seconds are those of as many steps with histograms as come by default (--summary_steps); `extra` has those
-    without them, 'plain'.
-
-    Args:
-        turns: contend.Turns. steps: int. flags: dict, of train.py.
-    """
-    seconds, sizes = {}, itertools.chain([min(2, steps)], itertools.repeat(steps))
-    size, resumed = next(sizes), time.perf_counter()
-    turns.wait()
-
-    def on_step(step):
-        nonlocal size, resumed
+    def end_step(step):
+        nonlocal begun
         now = time.perf_counter()
-        seconds[step], resumed = now - resumed, now
-        if len(seconds) == size:
+        seconds[step], begun = now - begun, now
+        if len(seconds) == steps or step == 2:  # the first two are the warm-up
             plain, logged = share_histograms(seconds, flags.get('summary_steps', 0))
-            turns.report(size * flags['batch_size'], logged, plain=plain)
+            turns.report(len(seconds) * flags['batch_size'], logged, plain=plain)
             seconds.clear()
-            size = next(sizes)
             turns.wait()
-            resumed = time.perf_counter()
+            begun = time.perf_counter()
 
-    run_train({'max_steps': 1_000_000, 'save_steps': 1_000_000, 'val_steps': 0, 'summary_steps': 0, **flags}, on_step)
+    turns.wait()
+    begun = time.perf_counter()
+    run_train({**ENDLESS, **flags}, end_step)
 
 
-def share_histograms(seconds, summary_steps):
-    """Seconds of a round's steps if they had no histograms, and with the share of them that they have by default.
+def share_histograms(seconds, summary_steps, default_steps=100):
+    """What a round's steps take without histograms, and with as many as come by default (--summary_steps).
 
     Args:
-        seconds: dict of step to float. summary_steps: int, which steps had histograms: its multiples; 0: none.
+        seconds: dict of step to float. summary_steps: int, whose multiples had histograms; 0: none had.
+
+    Returns:
+        two floats, seconds.
     """
     logged = [value for step, value in seconds.items() if summary_steps and step % summary_steps == 0]
-    plain = statistics.mean([value for value in seconds.values() if value not in logged] or logged)
+    plain = (sum(seconds.values()) - sum(logged)) / (len(seconds) - len(logged))
     surplus = max(0, statistics.mean(logged) - plain) if logged else 0
-    return len(seconds) * plain, len(seconds) * (plain + surplus / train.parse_args([]).summary_steps)
+    return len(seconds) * plain, len(seconds) * (plain + surplus / default_steps)
 
 
 def constant_batch(turns, steps, flags):
     """Contender: as `training`, but every step gets the same batch, which is drawn before."""
-    with mock.patch.object(batches, 'training_batches', repeat_first(batches.training_batches)):
+    with mock.patch.object(train, 'training_batches', repeat_first(batches.training_batches)):
         training(turns, steps, flags)
 
 
 def repeat_first(training_batches):
-    """A function to replace batches.training_batches, whose pipeline repeats its first batch."""
+    """A function like batches.training_batches, whose pipeline repeats its first batch."""
     def repeat(*args, **settings):
         with tf.Graph().as_default(), tf.Session() as session:
             first = session.run(tf.data.make_one_shot_iterator(training_batches(*args, **settings)).get_next())
@@ -104,46 +98,30 @@ def repeat_first(training_batches):
 
 
 def complete_run(turns, steps, flags):
-    """Contender: train.py with its validation and checkpoints, from the end of its first step to that of its last.
+    """Contender: train.py with validation and checkpoints, from the end of its first step to that of its last.
 
-    `extra` has 'gaps': the seconds between the lines of two steps, list of float. What a step does after its line
-    (validation, checkpoint) is in the gap to the next one.
-
-    Args:
-        turns: contend.Turns. steps: int, one more is trained: the first.
-        flags: dict, of train.py; its output_dir is removed after each round.
+    `extra` has 'gaps', the seconds between the lines of two steps. What a step does after its line (validation,
+    checkpoint) is in the gap to the next one.
     """
     while True:
-        turns.wait()
         ends = []
-        run_train({**flags, 'max_steps': steps + 1}, lambda step: ends.append(time.perf_counter()))
+        turns.wait()
+        run_train({**flags, 'max_steps': steps + 1}, lambda step, ends=ends: ends.append(time.perf_counter()))
         shutil.rmtree(flags['output_dir'])
-        gaps = [end - begin for begin, end in itertools.pairwise(ends)]
-        turns.report(steps * flags['batch_size'], sum(gaps), gaps=gaps)
+        turns.report(steps * flags['batch_size'], ends[-1] - ends[0],
+                     gaps=[end - begin for begin, end in itertools.pairwise(ends)])
 
 
-# ------------------------------------------------------------------------------------------- the input alone
+# ------------------------------------------------------------------------------------------- input, prediction
 
 
-def reading(turns, record, batch_size, crop_size, num_batches, threads=None):
-    """Contender: the batches of train.py.
-
-    Args:
-        turns: contend.Turns. record: str. batch_size, crop_size: ints.
-        num_batches: int, drawn in one round.
-        threads: int, size of a thread pool of the pipeline's own; None for TensorFlow's.
-    """
-    pipeline = batches.training_batches(record, batches.count_examples(record), batch_size, crop_size,
-                                        pad_rgb=vgg.RGB_MEAN, seed=0)
-    if threads:
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = threads
-        options.threading.max_intra_op_parallelism = 1
-        pipeline = pipeline.with_options(options)
-    draw(turns, pipeline, batch_size, num_batches)
+def reading(turns, record, batch_size, crop_size, num_batches):
+    """Contender: the batches of train.py."""
+    draw(turns, batches.training_batches(record, batches.count_examples(record), batch_size, crop_size,
+                                         pad_rgb=vgg.RGB_MEAN, seed=0), batch_size, num_batches)
 
 
-def whole_then_crop(turns, record, batch_size, crop_size, num_batches):
+def complete_then_crop(turns, record, batch_size, crop_size, num_batches):
     """Contender: decodes the complete image before it crops; see earlier_training.training_batches."""
     draw(turns, earlier_training.training_batches(record, batch_size, crop_size), batch_size, num_batches)
 
@@ -151,7 +129,7 @@ def whole_then_crop(turns, record, batch_size, crop_size, num_batches):
 def draw(turns, pipeline, batch_size, num_batches):
     """Draws batches as fast as they come. Each round starts the pipeline anew, and first draws a quarter untimed.
 
-    A pipeline that keeps running during the others' turns would fill its buffers.
+    A pipeline that runs on while others have their turn would fill its buffers.
     """
     iterator = tf.data.make_initializable_iterator(pipeline)
     next_batch = tf.group(*iterator.get_next())
@@ -165,27 +143,20 @@ def draw(turns, pipeline, batch_size, num_batches):
             for _ in range(num_batches):
                 session.run(next_batch)
             seconds = time.perf_counter() - started
-            session.run(iterator.initializer)  # now: TensorFlow takes long to release one that has run for long
+            session.run(iterator.initializer)  # stops what reads ahead
             turns.report(num_batches * batch_size, seconds)
 
 
-# ------------------------------------------------------------------------------------------- prediction
-
-
 def prediction(turns, checkpoint, height, width, images):
-    """Contender: uint8 image in, float32 softmax out, both NumPy, as predict.py does it.
-
-    Args:
-        turns: contend.Turns. checkpoint: str. height, width: ints, of the image. images: int, predicted a round.
-    """
+    """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
     utils.quiet_tensorflow()
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     with tf.Session(config=predictor.session_config()) as session:
-        network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+        loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         while True:
             with turns.round(images):
                 for _ in range(images):
-                    predictor.predict_image(session, network, image)
+                    predictor.predict_image(session, loaded, image)
 
 
 def write_checkpoint(turns, path, fc_channels):

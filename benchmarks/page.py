@@ -15,9 +15,9 @@ from benchmarks import measure
 PACKAGES = ('tensorflow', 'tf-slim', 'numpy', 'opencv-python-headless', 'pillow', 'pydensecrf2', 'torch')
 HEADER = ('row', 'measured', 'ours', 'opponent', "the opponent's", 'ours / theirs', 'rounds', 'target', 'met')
 INTRODUCTION = """
-Figures are the median of the rounds and their spread (lowest..highest). Contenders run in processes of their own and take
-turns, round by round, after a warm-up; "ours / theirs" is the median of the ratios of each round. Memory is the resident
-memory of all processes of a contender together, read 20 times a second. MB are 10^6 bytes.
+Figures are the median of the rounds and their spread (lowest..highest). Contenders run in processes of their own and
+take turns, round by round, after a warm-up; "ours / theirs" is the median of the ratios of each round. Memory is the
+resident memory of all processes of a contender together, read 20 times a second. MB are 10^6 bytes.
 
 ## Comparisons
 """
@@ -91,7 +91,7 @@ def describe_cpu():
 
 def describe_surroundings(data):
     """What figures depend on, list of Markdown lines. data: str, what is measured on."""
-    cores, memory = measure.count_cores(), psutil.virtual_memory().total / 2 ** 30
+    cores, memory = len(measure.find_cores()), psutil.virtual_memory().total / 2 ** 30
     versions = {each.name: each.version for each in importlib.metadata.distributions()}
     load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
     return [f'- machine: {describe_cpu()}, {cores} cores, {memory:.1f} GiB of memory; no GPU is used',

@@ -10,17 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 import vgg
-from benchmarks.measure import count_cores
+from benchmarks.measure import find_cores
 from datasets.classes import IGNORE_LABEL
 from utils import bilinear_upsample_weights
 
 
 class FCN8s(nn.Module):
-    """FCN-8s on VGG16; its modules have the names of train.fcn's variables.
-
-    Args:
-        fc_channels: int, width of fc6 and fc7. number_of_classes: int, C.
-    """
+    """FCN-8s on VGG16, with train.fcn's names: `fc_channels` is the width of fc6 and fc7."""
 
     def __init__(self, fc_channels=4096, number_of_classes=21):
         super().__init__()
@@ -72,18 +68,6 @@ def to_torch(kernel):
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
 
 
-def load_weights(network, variables):
-    """Sets the network's weights from those of train.fcn, dict of name to array."""
-    with torch.no_grad():
-        for name, values in variables.items():
-            layer, _, kind = name.removeprefix('vgg_16/').rpartition('/')
-            if kind == 'biases':
-                network.get_submodule(layer.split('/')[-1]).bias.copy_(torch.from_numpy(values))
-            else:  # .../LAYER/weights, and fc8/LAYER of the transposed ones
-                layer = layer.split('/')[-1] if kind == 'weights' else kind
-                network.get_submodule(layer).weight.copy_(to_torch(values))
-
-
 def segmentation_loss(logits, labels):
     """Loss of train.segmentation_loss: summed over each row, then the mean over rows and batch; 255 is in no sum."""
     total = functional.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction='sum')
@@ -91,13 +75,9 @@ def segmentation_loss(logits, labels):
 
 
 def training(turns, batch_size, crop_size, fc_channels, steps, fused=None):
-    """Contender: training steps on one constant batch, with torch.optim.Adam; the first round has at most 2.
-
-    Args:
-        turns: contend.Turns. batch_size, crop_size, fc_channels, steps: ints.
-        fused: True for Adam(fused=True), None for its default.
+    """Contender: `steps` training steps a round on one constant batch, with Adam(fused); the first round has at most 2.
     """
-    torch.set_num_threads(count_cores())
+    torch.set_num_threads(len(find_cores()))
     rng = np.random.RandomState(0)
     images = torch.from_numpy(rng.randint(0, 256, (batch_size, 3, crop_size, crop_size)).astype(np.float32))
     labels = torch.from_numpy(rng.randint(0, 21, (batch_size, crop_size, crop_size)).astype(np.int64))
@@ -115,7 +95,7 @@ def training(turns, batch_size, crop_size, fc_channels, steps, fused=None):
 
 def prediction(turns, height, width, fc_channels, images):
     """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy; `images` a round."""
-    torch.set_num_threads(count_cores())
+    torch.set_num_threads(len(find_cores()))
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     network = FCN8s(fc_channels).eval()
     while True:

@@ -4,7 +4,6 @@ A row is a function of inputs.Inputs that returns a list of page.Line; its docst
 is measured.
 """
 import importlib.util
-import os
 from typing import NamedTuple
 
 from benchmarks import measure
@@ -14,6 +13,12 @@ from benchmarks.page import Line
 
 TORCH, FUSED = 'PyTorch eager', 'PyTorch eager, Adam(fused=True)'
 EARLIER = 'earlier suite'
+READ_WEIGHTS = """
+import sys
+import tensorflow.compat.v1 as tf
+checkpoint = tf.train.load_checkpoint(sys.argv[1])
+print(sum(checkpoint.get_tensor(name).nbytes for name in checkpoint.get_variable_to_shape_map()), 'bytes read')
+"""
 
 
 class Plan(NamedTuple):
@@ -55,9 +60,9 @@ def pytorch(name, function, **settings):
 
 
 def program(name, arguments, items=1, files=()):
-    """The Contender that runs `python ARGUMENTS`; see programs.run."""
+    """The Contender that runs `python ARGUMENTS`; see contend.run_program."""
     settings = {'arguments': arguments, 'items': items, 'files': files}
-    return Contender(name, 'programs.run', settings, launches=True)
+    return Contender(name, 'contend.run_program', settings, launches=True)
 
 
 # ------------------------------------------------------------------------------------------- conversion
@@ -73,22 +78,15 @@ def converter(inputs, name, **flags):
 def convert(inputs):
     """Complete processes, from their start to their end, over all images of both splits; all files are in the page
     cache. The opponent works as the earlier suite did: one process, image and mask by cv2.imread, colours through a
-    table of 256^3, labels as raw bytes. "Read and write alone" reads the same files and writes as many bytes as our
-    records hold."""
-    ours, limit, arguments, records = converter(inputs, 'ours'), 'read and write alone', [], []
+    table of 256^3, labels as raw bytes."""
+    ours, records, arguments = converter(inputs, 'ours'), [], ['-m', 'benchmarks.earlier_convert']
     for list_path, label_dir, _ in inputs.data.splits():
         records.append(inputs.path(f'earlier_{len(records)}.record'))
         arguments += [f'{inputs.data.folder}/JPEGImages', label_dir, list_path, records[-1]]
-    num_images, num_bytes = ours.settings['items'], sum(map(os.path.getsize, inputs.records))
-    found = inputs.take_turns([
-        ours, program(EARLIER, ['-m', 'benchmarks.earlier_convert', *arguments], num_images, records),
-        Contender(limit, 'programs.read_and_write', {
-            'sources': inputs.data.sources(), 'num_bytes': num_bytes, 'target': inputs.path('limit.bin'),
-            'items': num_images})], rounds=3)
+    found = inputs.take_turns([ours, program(EARLIER, arguments, ours.settings['items'], records)], rounds=3)
     return [against(EARLIER, found, 'images/s', rates, '>= 6'),
             against(EARLIER, found, 'MB of records', sizes, '<= 0.4'),
-            against(EARLIER, found, 'peak memory, MB', peaks, '<= 0.5'),
-            against(limit, found, 'images/s', rates)]
+            against(EARLIER, found, 'peak memory, MB', peaks, '<= 0.5')]
 
 
 def sizes(rounds):
@@ -181,16 +179,13 @@ def find_delays(rounds, every):
 
 def reading(inputs):
     """The input without a network, batch 16; each round starts it anew and draws a quarter of its batches before the
-    clock starts. "A pool of N": in a pool of N threads of its own."""
-    complete, pool = 'decode whole, then crop', 'ours, a pool of {}'.format
+    clock starts."""
+    complete = 'decode whole, then crop'
     settings = {'record': inputs.records[0], 'batch_size': 16, 'crop_size': inputs.plan.crop_size,
                 'num_batches': inputs.plan.reading_batches}
-    cores = max(2, measure.count_cores())
-    found = inputs.take_turns([
-        Contender('ours', 'ours.reading', settings), Contender(complete, 'ours.whole_then_crop', settings),
-        *(Contender(pool(number), 'ours.reading', {**settings, 'threads': number}) for number in (1, cores))], rounds=5)
-    return [against(complete, found, 'examples/s', rates, '>= 1.8'),
-            against(pool(1), found, f'examples/s, a pool of {cores}', rates, ours=pool(cores))]
+    found = inputs.take_turns([Contender('ours', 'ours.reading', settings),
+                               Contender(complete, 'ours.complete_then_crop', settings)], rounds=5)
+    return [against(complete, found, 'examples/s', rates, '>= 1.8')]
 
 
 # ------------------------------------------------------------------------------------------- prediction, CRF
@@ -214,7 +209,7 @@ def start(inputs):
     flags = {'checkpoint_path': inputs.checkpoint, 'images': inputs.data.sources()[0],
              'output_dir': inputs.path('predictions')}
     found = inputs.take_turns([program('ours', ['predict.py', *as_arguments(flags)]),
-                               program(least, ['-m', 'benchmarks.programs', inputs.checkpoint])], rounds=4)
+                               program(least, ['-c', READ_WEIGHTS, inputs.checkpoint])], rounds=4)
     return [against(least, found, 'seconds', lambda rounds: [each.seconds for each in rounds], '<= 1.5')]
 
 
@@ -223,11 +218,11 @@ def crf(inputs):
     takes the next images, and the labels of all are compared. Decided maps: by a network that has learnt these images
     by heart (tools/overfit.py), whose probabilities are as clear as a well trained one's. Undecided maps: by the same
     network after a third of its steps, where most labels take part."""
-    lines, plain = [], 'pydensecrf, 21 labels'
+    lines, plain, core = [], 'pydensecrf, 21 labels', measure.find_cores()[:1]
     for kind, folder in inputs.maps.items():
         settings = {'folder': folder, 'images': inputs.plan.crf_images}
-        found = inputs.take_turns([Contender('ours', 'refinement.ours', settings, cores=1),
-                                   Contender(plain, 'refinement.all_labels', settings, cores=1)], rounds=10)
+        found = inputs.take_turns([Contender('ours', 'refinement.ours', settings, core),
+                                   Contender(plain, 'refinement.all_labels', settings, core)], rounds=10)
         same = inputs.run_once('refinement.compare', folder=folder)
         lines += [against(plain, found, f'images/s on one core, {kind} maps', rates, '>= 2.2'),
                   Line(f'% of pixels equal, {same.items} {kind} maps', [same.extra['equal']], plain, target='>= 99.99')]

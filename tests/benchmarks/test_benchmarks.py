@@ -1,4 +1,5 @@
-"""The benchmarks' statistics by hand, their opponents' claims, the page line by line, and every row end to end."""
+"""The benchmarks' statistics by hand, their opponents' claims, the page line by line, and every row once."""
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -15,10 +16,12 @@ from PIL import Image
 
 import train
 import utils
-from benchmarks import earlier_suite, measure, rows, run, tables
+from benchmarks import __main__ as program
+from benchmarks import contend, earlier_training, inputs, machines, measure, ours, page, rows
 from benchmarks.measure import Contender, Round
-from benchmarks.tables import Line, Table, Target
-from datasets import batches as input_pipeline
+from benchmarks.page import Line
+from datasets import batches
+from inference import crf
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
                                  reason='PyTorch is not installed: pip install torch==2.13.0')
@@ -31,7 +34,7 @@ def test_statistics_by_hand():
     assert measure.summarise([4.0, 1.0, 2.0, 8.0]) == (3.0, 1.0, 8.0)
     # The ratio is that of each round: 6 / 2, 4 / 4, 10 / 5; the medians' own would be 6 / 4.
     assert measure.ratios([6.0, 4.0, 10.0], [2.0, 4.0, 5.0]) == [3.0, 1.0, 2.0]
-    assert measure.summarise(measure.ratios([6.0, 4.0, 10.0], [2.0, 4.0, 5.0])).median == 2.0
+    assert measure.summarise(measure.ratios([6.0, 4.0, 10.0], [2.0, 4.0, 5.0]))[0] == 2.0
     with pytest.raises(ValueError, match='2 rounds against 1'):
         measure.ratios([1.0, 2.0], [1.0])
 
@@ -43,23 +46,33 @@ def test_rates_and_peaks_are_per_second_and_in_megabytes():
 
 
 def test_equal_pixels_are_counted_over_all_images():
-    ours = [Round(1, 1.0, extra=[np.array([[0, 1], [2, 3]])]), Round(1, 1.0, extra=[np.array([[5, 5, 5, 5]])])]
-    theirs = [Round(1, 1.0, extra=[np.array([[0, 1], [2, 9]])]), Round(1, 1.0, extra=[np.array([[5, 5, 5, 5]])])]
-    assert rows.share_equal(ours, theirs) == 7 / 8
+    from benchmarks import refinement
+    mine = [np.array([[0, 1], [2, 3]]), np.array([[5, 5, 5, 5]])]
+    assert refinement.percent_equal(mine, [np.array([[0, 1], [2, 9]]), mine[1]]) == 100 * 7 / 8
+
+
+def test_histograms_count_as_often_as_they_come():
+    """Ten steps of 2 s, of which one takes 5 s more for its histograms, which come every 100 steps."""
+    plain, logged = ours.share_histograms({step: 7.0 if step == 10 else 2.0 for step in range(3, 13)}, 10)
+    assert plain == pytest.approx(20.0) and logged == pytest.approx(20.5)
+    assert ours.share_histograms({1: 2.0, 2: 3.0}, 0) == (5.0, 5.0)
+
+
+def test_delays_are_those_of_the_gaps_after_the_steps():
+    rounds = [Round(6, 1.0, {'gaps': [2.0, 2.5, 5.0, 2.0, 2.0, 6.0]})]
+    assert rows.find_delays(rounds, 3) == [2.75, 3.75]  # the median gap is 2.25 s
 
 
 # ------------------------------------------------------------------------------------------- the page
 
 
 def test_lines_of_the_page():
-    lines = [Line('convert', 'images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], Target('>=', 6)),
-             Line('convert', 'peak memory, MB', [66.0], 'earlier suite', [60.0], Target('<=', 0.5)),
-             Line('train_4', 'images/s', [1.234, 1.3], 'PyTorch eager', 'not installed', Target('>=', 1.25)),
-             Line('validation', 'seconds a checkpoint', [2.5, 0.01234, 12.36]),
-             Line('crf', '% of pixels equal', [99.99876], 'pydensecrf, 21 labels', target=Target('>=', 99.99))]
-    assert tables.format_lines(lines) == [
-        "| row | measured | ours | opponent | the opponent's | ours / theirs | rounds | target | met |",
-        '|---|---|---|---|---|---|---|---|---|',
+    lines = [('convert', Line('images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], '>= 6')),
+             ('convert', Line('peak memory, MB', [66.0], 'earlier suite', [60.0], '<= 0.5')),
+             ('train_4', Line('images/s', [1.234, 1.3], 'PyTorch eager', 'not installed', '>= 1.25')),
+             ('validation', Line('seconds a checkpoint', [2.5, 0.01234, 12.36])),
+             ('crf', Line('% of pixels equal', [99.99876], 'pydensecrf, 21 labels', target='>= 99.99'))]
+    assert [page.format_line(*line) for line in lines] == [
         '| convert | images/s | 400 (380..420) | earlier suite | 50.0 (40.0..60.0) | 8.00x (7.00x..9.50x) | 3 | >= 6x '
         '| yes |',
         '| convert | peak memory, MB | 66.0 | earlier suite | 60.0 | 1.10x | 1 | <= 0.5x | no |',
@@ -68,45 +81,52 @@ def test_lines_of_the_page():
         '| crf | % of pixels equal | 99.9988% | pydensecrf, 21 labels | - | - | 1 | >= 99.99% | yes |']
 
 
-def test_a_page_has_tables_plots_and_remarks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, 'read_remarks', lambda: ['## Remarks', '', 'By hand.', ''])
-    table = Table('Training against crop size', 'images/s', ['crop size', 'images/s'], [(128, 2.5), (1024, 0.05)],
-                  'a.png')
-    page = tables.write_page(str(tmp_path), ['- machine: one'], [], [table], {'grow_train': 'so.'})
-    with open(page, encoding='utf-8') as file:
-        text = file.read()
+def test_a_page_has_machine_lines_remarks_and_methods(tmp_path):
+    path = tmp_path / 'page.md'
+    page.write_page(str(path), ['- machine: one'], [('start', Line('seconds', [5.0]))], {'start': 'it\n    is so.'})
+    text = path.read_text()
     assert text.startswith('# Benchmarks\n\n- machine: one\n\n')
-    assert text.endswith(
-        '## How cost grows\n\n### Training against crop size\n\nimages/s:\n\n| crop size | images/s |\n|---|---|\n'
-        '| 128 | 2.50 |\n| 1,024 | 0.05 |\n\n![Training against crop size](a.png)\n\n## Remarks\n\nBy hand.\n\n'
-        '## What the rows measure\n\n- **grow_train**: so.\n')
-    with Image.open(tmp_path / 'a.png') as plot:
-        assert plot.width > 300
+    assert ("\n\n| row | measured | ours | opponent | the opponent's | ours / theirs | rounds | target | met |\n"
+            '|---|---|---|---|---|---|---|---|---|\n| start | seconds | 5.00 | - | - | - | 1 | - | - |\n\n'
+            '## Remarks\n\n') in text
+    assert text.endswith('\n\n## What the rows measure\n\n- **start**: it is so.\n')
+
+
+def test_the_machine_is_described():
+    lines = page.describe_surroundings('some images')
+    assert re.match(r'- machine: .+, \d+ cores, \d+\.\d GiB of memory; no GPU is used$', lines[0])
+    assert f'tensorflow {tf.__version__}, ' in lines[2] and lines[-1] == '- data: some images'
 
 
 # ------------------------------------------------------------------------------------------- contenders
 
 
-def test_turns_alternate_after_a_warm_up_and_a_failure_is_one_line(tmp_path):
-    contenders = [Contender(name, 'measure', 'whole_process', {'arguments': ['-c', code], 'items': 3})
-                  for name, code in (('one', 'print(1)'), ('two', 'bytearray(100_000_000)'))]
-    said = []
-    found = measure.take_turns(contenders, 2, str(tmp_path), said.append)
-    assert [line.split(':')[0].strip() for line in said] == [
+def test_turns_alternate_after_a_warm_up_and_a_failure_is_one_line(tmp_path, capfd):
+    contenders = [rows.program('one', ['-c', 'import time; time.sleep(.3); print(1)'], 3),
+                  rows.program('two', ['-c', 'import time; x = bytearray(100_000_000); time.sleep(.3)'], 3)]
+    found = measure.take_turns(contenders, 2, str(tmp_path))
+    assert [line.split(':')[0].strip() for line in capfd.readouterr().out.splitlines()] == [
         'warm-up, one', 'warm-up, two', 'round 1/2, one', 'round 1/2, two', 'round 2/2, one', 'round 2/2, two']
     assert [len(rounds) for rounds in found.values()] == [2, 2]
+    assert all(0.3 < each.seconds < 2 for rounds in found.values() for each in rounds)
     small, large = (max(measure.peaks(rounds)) for rounds in found.values())
     assert 5 < small < 50 and 95 < large - small < 110
     assert (tmp_path / 'one.log').read_text() == '1\n' * 3
+    assert len(measure.take_turns(contenders[:1], 1, str(tmp_path), warm_up=False)['one']) == 1
 
-    found = measure.take_turns(contenders[:1], 5, str(tmp_path), said.append, deadline=0)
-    assert len(found['one']) == 2 and said[-1] == '  2 rounds are enough: the time of this row is over'
-    found = measure.take_turns(contenders[:1], 1, str(tmp_path), said.append, warm_up=False)
-    assert len(found['one']) == 1 and said[-2].startswith('  2 rounds')
+    with pytest.raises(utils.UserError, match=r'^three: python .* ended with exit code 3 .*; see .*three.log$'):
+        measure.take_turns([rows.program('three', ['-c', 'raise SystemExit(3)'])], 1, str(tmp_path))
 
-    broken = Contender('three', 'measure', 'whole_process', {'arguments': ['-c', 'raise SystemExit(3)'], 'items': 1})
-    with pytest.raises(utils.UserError, match=r'^three: UserError: python .* ended with exit code 3; see .*three.log'):
-        measure.take_turns([broken], 1, str(tmp_path), said.append)
+
+def test_a_contender_keeps_its_process_between_rounds(tmp_path):
+    np.savez(tmp_path / '0.npz', image=np.zeros((9, 9, 3), np.uint8), probabilities=np.full((9, 9, 21), 1 / 21, 'f4'))
+    contender = Contender('CRF', 'refinement.ours', {'folder': str(tmp_path), 'images': 2}, measure.find_cores()[:1])
+    (tmp_path / 'logs').mkdir()
+    with measure.start(contender, str(tmp_path / 'logs')) as worker:
+        first, second = worker.run_round(), worker.run_round()
+        assert worker.process.is_running() and len(worker.process.cpu_affinity()) == 1
+    assert not worker.process.is_running()
+    assert first.items == second.items == 2 and second.peak_bytes >= first.peak_bytes > 5e6
 
 
 def draw_voc(folder, num_train=6, num_val=4):
@@ -126,7 +146,7 @@ def test_the_earlier_converter_gives_the_labels_of_the_masks(voc, tmp_path):
     from benchmarks import earlier_convert
     record = str(tmp_path / 'val.record')
     list_path = os.path.join(voc, 'ImageSets', 'Segmentation', 'val.txt')
-    _, ids = run.Data(voc).ids()
+    _, (_, _, ids) = inputs.find_data(voc, None).splits()
     earlier_convert.convert(os.path.join(voc, 'JPEGImages'), os.path.join(voc, 'SegmentationClass'), list_path, record)
     seen = set()
     for serialized, name in zip(tf.io.tf_record_iterator(record), ids, strict=True):
@@ -141,12 +161,26 @@ def test_the_earlier_converter_gives_the_labels_of_the_masks(voc, tmp_path):
 
 def test_the_earlier_batches_keep_image_and_label_together(record, pairs):
     """Brightness is 12 * class in these images (see conftest), filled up with 0."""
-    batch = tf.data.make_one_shot_iterator(earlier_suite.training_batches(record, 8, 48)).get_next()
+    batch = tf.data.make_one_shot_iterator(earlier_training.training_batches(record, 8, 48)).get_next()
     with tf.Session() as session:
         images, labels = session.run(batch)
     assert images.shape == (8, 48, 48, 3) and labels.shape == (8, 48, 48)
     brightness = np.where(labels == 255, 255, labels * 12)
     assert np.mean(np.abs(images[..., 0] - brightness) < 30) > 0.9
+
+
+def load_weights(network, variables):
+    """Sets a PyTorch network's weights from those of train.fcn, dict of name to array."""
+    import torch
+
+    from benchmarks.pytorch_fcn import to_torch
+    for name, values in variables.items():
+        layer, _, kind = name.removeprefix('vgg_16/').rpartition('/')
+        if kind == 'biases':
+            network.get_submodule(layer.split('/')[-1]).bias.data.copy_(torch.from_numpy(values))
+        else:  # .../LAYER/weights, and fc8/LAYER of the transposed ones
+            layer = layer.split('/')[-1] if kind == 'weights' else kind
+            network.get_submodule(layer).weight.data.copy_(to_torch(values))
 
 
 @needs_torch
@@ -158,7 +192,7 @@ def test_pytorch_gives_the_logits_and_the_loss_of_our_network():
     image = rng.randint(0, 256, (2, 50, 71, 3)).astype(np.float32)
     labels = rng.choice([*range(21), 255], (2, 50, 71)).astype(np.int32)
     logits = train.fcn(tf.constant(image), train.Network(fc_channels=16))
-    loss, _ = train.segmentation_loss(logits, tf.constant(labels))
+    loss, *_ = train.segmentation_loss(logits, tf.constant(labels))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         session.run([tf.assign(variable, rng.normal(0, 0.03, variable.shape.as_list()))  # zeros would hide mistakes
@@ -167,7 +201,7 @@ def test_pytorch_gives_the_logits_and_the_loss_of_our_network():
             [{v.op.name: v.value() for v in tf.trainable_variables()}, logits, loss])
     network = pytorch_fcn.FCN8s(fc_channels=16).eval()
     assert sum(p.numel() for p in network.parameters()) == sum(value.size for value in values.values())
-    pytorch_fcn.load_weights(network, values)
+    load_weights(network, values)
     with torch.inference_mode():
         found = network(torch.from_numpy(image.transpose(0, 3, 1, 2)))
         found_loss = pytorch_fcn.segmentation_loss(found, torch.from_numpy(labels.astype(np.int64)))
@@ -192,75 +226,158 @@ def test_plain_pydensecrf_has_the_parameters_of_refine(pairs):
     image, label = pairs[4]
     coarse = cv2.blur(np.eye(21, dtype=np.float32)[np.where(label == 255, 0, label)], (9, 9)) + 0.01
     probabilities = coarse / coarse.sum(-1, keepdims=True)
-    ours, theirs = (function(image, probabilities) for function in refinement.FUNCTIONS.values())
-    assert np.mean(ours == theirs) > 0.999
+    theirs = refinement.plain_pydensecrf(image, probabilities)
+    assert np.mean(crf.refine(image, probabilities) == theirs) > 0.999
     assert np.mean(theirs != probabilities.argmax(-1)) > 0.005  # it does change something
 
 
 def test_a_constant_batch_is_drawn_once(record):
-    from benchmarks import training
-    batches = training.one_batch(input_pipeline.training_batches)(record, 5, 2, 32, pad_rgb=(0, 0, 0), seed=0)
-    next_batch = tf.data.make_one_shot_iterator(batches).get_next()
+    repeated = ours.repeat_first(batches.training_batches)(record, 5, 2, 32, pad_rgb=(0, 0, 0), seed=0)
+    next_batch = tf.data.make_one_shot_iterator(repeated).get_next()
     with tf.Session() as session:
         first, second = session.run(next_batch), session.run(next_batch)
     np.testing.assert_array_equal(first[0], second[0])
     assert first[0].shape == (2, 32, 32, 3) and first[1].shape == (2, 32, 32)
 
 
+# ------------------------------------------------------------------------------------------- several machines
+
+
+def test_the_computed_weights_are_the_networks():
+    train.fcn(tf.zeros([1, 32, 32, 3]), train.Network(fc_channels=8))
+    assert machines.count_weights(8) == sum(v.shape.num_elements() for v in tf.trainable_variables())
+    assert round(machines.count_weights(4096) / 1e6, 1) == 134.5
+
+
+def test_time_on_the_line():
+    assert machines.seconds_moved(125e6, 3, 1e9, servers=1) == pytest.approx(2.0)  # 0.5 GB to two, and back
+    assert machines.seconds_moved(125e6, 4, 1e9, servers=4) == pytest.approx(0.75)
+    computed = machines.compute_rows(156.25e6, 10, [10])  # 0.625 GB, half a second each way at 10 Gbit/s
+    assert computed[0][:5] == ['10 Gbit/s', '10', 'on one', '10', '10'] and computed[1][4] == f'{20 / 1.5:.4g}'
+
+
+def test_the_page_of_machines():
+    text = machines.describe('python ...', 8, {'one process, all cores': [10.0, 12.0, 11.0], 'two': [5.0]})
+    assert '| one process, all cores | 11.0 (10.0..12.0) |\n| two | 5.00 |\n' in text
+    assert '| 10 Gbit/s | 11 | on one | 11 |' in text and 'Images/s of N machines, each with a batch of 16' in text
+
+
 # ------------------------------------------------------------------------------------------- all rows
 
 TINY = rows.Plan(
     rounds=1, fc_channels=8, crop_size=32, steps=1, window=2, torch_steps=1, reading_batches=2, image_size=(40, 50),
-    predicted=1, maps=2, crf_images=1, pool_images=2, model_steps=3, model_channels=8, model_crop=32, run_steps=2,
-    growth_steps=1, growth_batches=(2,), growth_batch_crop=32, growth_crops=(64,), crf_heights=(30, 60),
-    crf_labels=(2, 21), crf_repeats=1, converter_workers=(1, 2))
+    predicted=1, maps=2, crf_images=1, pool_images=2, map_steps=3, map_channels=8, map_crop=32, run_steps=6,
+    growth=((2, 32),), workers=(2,))
 
 
-class InThisProcess:
-    """In measure.Worker's place: TensorFlow need not be imported for each contender anew."""
-
-    def __init__(self, contender, log_path):
-        module = importlib.import_module(f'benchmarks.{contender.module}')
-        self.rounds = getattr(module, contender.function)(**contender.settings)
-        self.close = self.rounds.close
-        self.runs_once = contender.function in ('whole_process', 'whole_run')
-        self.last = None
-
-    def run_round(self):
-        if not (self.runs_once and self.last):  # no second time
-            self.last = next(self.rounds)
-        return self.last._replace(peak_bytes=self.last.peak_bytes or measure.peak_memory())
+class EndOfTurns(Exception):
+    """Ends a contender after its first round."""
 
 
-def run_script_here(script, *arguments, quiet=False):
-    runpy.run_path(os.path.join(measure.ROOT, script), run_name='script')['main']([str(each) for each in arguments])
+class OneTurn(contend.Turns):
+    """Gives a contender in this process a single turn."""
+
+    def __init__(self):
+        super().__init__(None, None)
+        self.done = None
+
+    def wait(self):
+        if self.done:
+            raise EndOfTurns
+
+    def report(self, items, seconds, **extra):
+        self.done = Round(items, max(seconds, 1e-6), extra, peak_bytes=10 ** 6)
 
 
-def test_every_row_runs(voc, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, 'Worker', InThisProcess)
-    monkeypatch.setattr(run, 'run_script', run_script_here)
-    args = run.parse_args(['--data_dir', voc, '--output_dir', str(tmp_path / 'out'), '--rows', *rows.ROWS])
-    args.rows = [*args.rows, 'so that the page is not that of results']
-    page = run.measure_all(args, TINY)
-    with open(page, encoding='utf-8') as file:
-        text = file.read()
+def run_once(contender):
+    """One Round of a contender in this process."""
+    module, function = contender.function.split('.')
+    turns = OneTurn()
+    with tf.Graph().as_default(), contextlib.suppress(EndOfTurns):
+        getattr(importlib.import_module(f'benchmarks.{module}'), function)(turns, **contender.settings)
+    return turns.done
+
+
+def run_here(arguments):
+    """`python ARGUMENTS` in this process; what it is with -c alone does not run."""
+    if arguments[0] == '-m':
+        importlib.import_module(arguments[1]).main(arguments[2:])
+    elif arguments[0] != '-c':
+        runpy.run_path(os.path.join(measure.ROOT, arguments[0]), run_name='script')['main'](arguments[1:])
+
+
+def run_program_here(turns, arguments, items, files=()):
+    """In contend.run_program's place."""
+    with turns.round(items):
+        run_here(arguments)
+    turns.done.extra['file_bytes'] = sum(map(os.path.getsize, files)) or 1
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Contenders run here, because TensorFlow takes seconds to import; each training once, however many rows have it."""
+    trained = {}
+
+    def take_turns(contenders, num_rounds, log_dir, warm_up=True):
+        found = {}
+        for contender in contenders:
+            key = contender.function if 'flags' in contender.settings else contender.name
+            if key not in trained:
+                trained[key] = run_once(contender)
+            found[contender.name] = [trained[key] if 'flags' in contender.settings else trained.pop(key)]
+        return found
+
+    monkeypatch.setattr(measure, 'take_turns', take_turns)
+    monkeypatch.setattr(contend, 'run_program', run_program_here)
+    monkeypatch.setattr(inputs, 'run_script',
+                        lambda script, **flags: run_here([script, *inputs.as_arguments(flags)]))
+
+
+def test_every_row_runs(voc, trained, tmp_path, in_this_process):
+    program.measure_rows(list(rows.ROWS), inputs.find_data(voc, None), TINY, str(tmp_path / 'out'), str(trained))
+    text = (tmp_path / 'out' / 'benchmarks.md').read_text()
     measured = [line.split('|')[1].strip() for line in text.splitlines() if line.startswith('| ')]
-    assert {name for name in rows.ROWS if not name.startswith('grow')} <= set(measured)
-    assert text.count('![') == text.count('](bench_') == 5
-    assert 'undecided softmax maps of the CRF rows: 2 images, predicted by' in text
-    assert os.path.dirname(page) == str(tmp_path / 'out')
-    left = {name.split('_')[0] for name in os.listdir(tmp_path / 'out')}
-    assert left == {'logs', 'model', 'bench', 'benchmarks.md'}
+    assert set(rows.ROWS) == set(measured) - {'row'}
+    assert 'given softmax maps of the CRF rows: 2 images; highest probability' in text
+    assert sorted(os.listdir(tmp_path / 'out')) == ['benchmarks.md', 'logs']
 
 
-def test_mistakes_are_one_line(tmp_path):
-    def run_program(*flags):
-        return subprocess.run([sys.executable, '-m', 'benchmarks', *flags], cwd=measure.ROOT, capture_output=True,
-                              text=True)
-    done = run_program('--data_dir', str(tmp_path / 'none'), '--output_dir', str(tmp_path))
-    assert done.returncode == 1 and done.stderr.count('\n') == 1
-    assert done.stderr.startswith(f'benchmarks: error: --data_dir {tmp_path / "none"} is not a folder')
-    done = run_program('--rows', 'nothing')
+@pytest.mark.slow
+def test_maps_are_decided_and_undecided(voc, tmp_path, in_this_process):
+    shared = inputs.Inputs(inputs.find_data(voc, None), TINY, str(tmp_path), str(tmp_path))
+    assert list(shared.maps) == ['decided', 'undecided']
+    from benchmarks import refinement
+    for folder in shared.maps.values():
+        assert [image.shape for image, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 2
+
+
+@pytest.mark.slow
+def test_a_row_with_processes(voc, tmp_path, monkeypatch):
+    """The smallest rows as `make bench` runs them."""
+    program.measure_rows(['train_4', 'grow_convert'], inputs.find_data(voc, None), TINY, str(tmp_path))
+    text = (tmp_path / 'benchmarks.md').read_text()
+    assert re.search(r'\| train_4 \| images/s \| [\d.]+ \| one constant batch \| [\d.]+ \| [\d.]+x \| 1 \|', text)
+    assert '| grow_convert | images/s, --num_workers 2 |' in text
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(utils.UserError, match='--data_dir .*none: ImageSets/Segmentation is missing; name'):
+        program.main(['--data_dir', str(tmp_path / 'none'), '--output_dir', str(tmp_path)])
+    with pytest.raises(utils.UserError, match='--checkpoint_path .*none: no checkpoint there'):
+        program.main(['--checkpoint_path', str(tmp_path / 'none')])
+    done = subprocess.run([sys.executable, '-m', 'benchmarks', '--rows', 'nothing'], cwd=measure.ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('benchmarks: error: ') and done.stderr.count('\n') == 1
-    done = run_program('--checkpoint_path', str(tmp_path / 'none'))
-    assert done.returncode == 1 and done.stderr.startswith('benchmarks: error: --checkpoint_path')
+
+
+def test_a_row_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
+    def fail(shared):
+        raise utils.UserError('no opponent')
+    monkeypatch.setattr(rows, 'ROWS', {'first': fail, 'second': lambda shared: [Line('seconds', [5.0])]})
+    data = inputs.Data(str(tmp_path), 'train', 'masks', 'VOC')
+    (tmp_path / 'ImageSets' / 'Segmentation').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (tmp_path / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('a\nb\n')
+    with pytest.raises(utils.UserError, match='^1 of 2 rows failed: first: no opponent$'):
+        program.measure_rows(['first', 'second'], data, TINY, str(tmp_path / 'out'))
+    assert '| second | seconds | 5.00 |' in (tmp_path / 'out' / 'benchmarks.md').read_text()
