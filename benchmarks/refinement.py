@@ -1,4 +1,5 @@
 """Contenders for the dense CRF. Only write_maps imports TensorFlow: a process that refines is small."""
+import glob
 import itertools
 import os
 
@@ -42,10 +43,11 @@ def write_maps(turns, checkpoint, record, count, folder):
 
 def load_maps(folder):
     """What write_maps wrote: list of (image uint8 [H, W, 3], probabilities float32 [H, W, C])."""
-    def load(number):
-        with np.load(os.path.join(folder, f'{number}.npz')) as arrays:
-            return arrays['image'], arrays['probabilities']
-    return [load(number) for number in range(len(os.listdir(folder)))]
+    maps = []
+    for path in sorted(glob.glob(os.path.join(folder, '*.npz'))):
+        with np.load(path) as arrays:
+            maps.append((arrays['image'], arrays['probabilities']))
+    return maps
 
 
 def plain_pydensecrf(image, probabilities):

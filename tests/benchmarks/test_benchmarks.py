@@ -315,16 +315,15 @@ def run_program_here(turns, arguments, items, files=()):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Contenders run here, because TensorFlow takes seconds to import; each training once, however many rows have it."""
-    trained = {}
+    """Contenders run here, because importing TensorFlow takes seconds; a form of training runs once for all rows."""
+    known = {}
 
     def take_turns(contenders, num_rounds, log_dir, warm_up=True):
         found = {}
         for contender in contenders:
-            key = contender.function if 'flags' in contender.settings else contender.name
-            if key not in trained:
-                trained[key] = run_once(contender)
-            found[contender.name] = [trained[key] if 'flags' in contender.settings else trained.pop(key)]
+            if contender.function not in known or 'flags' not in contender.settings:
+                known[contender.function] = run_once(contender)
+            found[contender.name] = [known[contender.function]]
         return found
 
     monkeypatch.setattr(measure, 'take_turns', take_turns)
@@ -371,9 +370,14 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
 
 
 def test_a_row_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
-    def fail(shared):
+    def first(shared):
+        """It fails."""
         raise utils.UserError('no opponent')
-    monkeypatch.setattr(rows, 'ROWS', {'first': fail, 'second': lambda shared: [Line('seconds', [5.0])]})
+
+    def second(shared):
+        """It does not."""
+        return [Line('seconds', [5.0])]
+    monkeypatch.setattr(rows, 'ROWS', {'first': first, 'second': second})
     data = inputs.Data(str(tmp_path), 'train', 'masks', 'VOC')
     (tmp_path / 'ImageSets' / 'Segmentation').mkdir(parents=True)
     for split in ('train', 'val'):

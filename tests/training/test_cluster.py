@@ -18,10 +18,10 @@ from conftest import draw_pair, write_record
 import train
 import utils
 import vgg
+from benchmarks.machines import find_ports
 from datasets import batches
 from inference.predictor import build_predictor
 from inference.weights import network_variables
-from tools.measure_machines import find_ports
 from training import checkpoints, cluster, towers
 from utils import UserError
 
