@@ -65,7 +65,8 @@ overfit: install
 		--checkpoint_path out/overfit/vgg_16.ckpt --output_dir out/overfit
 
 bench: install
-	$(BIN)/python -m benchmarks $(if $(VOC),--data_dir '$(VOC)')
+	$(BIN)/python -m benchmarks --output_dir out/bench $(if $(VOC),--data_dir '$(VOC)')
+	cp out/bench/benchmarks.md results/benchmarks.md
 
 clean:
 	rm -rf .venv out

@@ -80,21 +80,21 @@ def format_line(row, line):
 # ------------------------------------------------------------------------------------------- machine and page
 
 
-def describe_cpu():
-    """The processor's name as the system gives it."""
+def describe_machine():
+    """Processor, cores and memory, such as 'AMD EPYC, 2 cores, 15.6 GiB of memory'."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
-        for line in file:
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
+        name = next((line.partition(':')[2].strip() for line in file if line.startswith('model name')), name)
+    memory = psutil.virtual_memory().total / 2 ** 30
+    return f'{name}, {len(measure.find_cores())} cores, {memory:.1f} GiB of memory'
 
 
 def describe_surroundings(data):
     """What figures depend on, list of Markdown lines. data: str, what is measured on."""
-    cores, memory = len(measure.find_cores()), psutil.virtual_memory().total / 2 ** 30
+    cores = len(measure.find_cores())
     versions = {each.name: each.version for each in importlib.metadata.distributions()}
     load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
-    return [f'- machine: {describe_cpu()}, {cores} cores, {memory:.1f} GiB of memory; no GPU is used',
+    return [f'- machine: {describe_machine()}; no GPU is used',
             f'- system: {platform.platform()}',
             f'- versions: python {sys.version.split()[0]}, '
             + ', '.join(f'{name} {versions.get(name, "not installed")}' for name in PACKAGES),

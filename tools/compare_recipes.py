@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import convert_fcn_dataset
 import train
 import utils
-from benchmarks import measure, tables
+from benchmarks import page as benchmarks_page
 from report import page
 from utils import UserError
 
@@ -271,8 +271,8 @@ def write_page(lab, rows, best, stem):
     """Writes STEM.md and STEM.png. rows: list of Row. best: str, the name of the run that was chosen."""
     draw(lab, rows, f'{stem}.png')
     lines = [f'# {lab.study.title}', '',
-             f'Made by `tools/compare_recipes.py`. Machine: {tables.describe_cpu()}, {measure.count_cores()} cores, '
-             f'{tables.describe_memory()} of memory, no GPU. Mean IoU in percent; minutes of the steps alone. Chosen '
+             f'Made by `tools/compare_recipes.py`. Machine: {benchmarks_page.describe_machine()}, '
+             f'no GPU. Mean IoU in percent; minutes of the steps alone. Chosen '
              f'on the held-out training images: **{best}**.', '',
              '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8,
              *map(format_row, rows), '', f'![loss and mean IoU of the runs]({os.path.basename(stem)}.png)', '',

@@ -27,8 +27,8 @@ PROGRAMS = {  # command to module
     'tools/compare_recipes.py': 'tools.compare_recipes',
     'tools/overfit.py': 'tools.overfit',
     'tools/make_sample_dataset.py': 'tools.make_sample_dataset',
-    '-m benchmarks': 'benchmarks.run',
-    'tools/measure_machines.py': 'tools.measure_machines',
+    '-m benchmarks': 'benchmarks.__main__',
+    '-m benchmarks.machines': 'benchmarks.machines',
 }
 OF_CORES = {'num_workers'}  # flags whose default depends on the machine
 INTRODUCTION = """# Flags
