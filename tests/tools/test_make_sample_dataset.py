@@ -118,7 +118,7 @@ def test_labels_follow_the_picture(monkeypatch):
     """A red, a green and a blue chair on white ground: the colour on top says whose pixel it is."""
     chair = make_sample_dataset.OBJECTS['chair'].parts
     for name, hue in (('aeroplane', 0), ('bicycle', 120), ('bird', 240)):
-        parts = [part._replace(paint=make_sample_dataset.paint((hue, 100, 100))) for part in chair]
+        parts = [part._replace(paint=make_sample_dataset.Paint((hue, 100, 100))) for part in chair]
         thing = make_sample_dataset.Thing(['room'], True, parts)  # as a flying thing it has no shadow
         monkeypatch.setitem(make_sample_dataset.OBJECTS, name, thing)
     canvas = np.full((360, 480, 3), 255, np.float32)
