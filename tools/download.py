@@ -131,7 +131,7 @@ def transfer(published, partial):
             failures = 1 if size_of(partial) > farthest else failures + 1
             farthest, reason = max(farthest, size_of(partial)), describe(error)
         except (requests.RequestException, ValueError) as error:  # not a URL, say
-            raise UnreachableError(f'{published.url}: {first_line(error)}; name another address') from None
+            raise UnreachableError(f'{published.url}: {utils.find_reason(error)}; name another address') from None
         if failures == ATTEMPTS:
             raise UnreachableError(f'{published.url}: {reason}; start again later to resume')
         print(f'{published.name}: {reason}; trying again', flush=True)
@@ -150,11 +150,6 @@ def describe(error):
     known = 'Connection refused|Name or service not known|Temporary failure in name resolution|answered [0-9]+'
     cause = re.search(known, str(error))
     return cause.group() if cause else 'the connection broke off'
-
-
-def first_line(error):
-    """An exception's message, or its name, as one short line."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def request_rest(published, partial):
@@ -242,9 +237,9 @@ def unpack(path, folder, prefixes):
             while archive.fileobj.read(PART_BYTES):  # to the end, where gzip's checksum is
                 pass
     except tarfile.FilterError as error:
-        raise utils.UserError(f'{path}: {first_line(error)}; remove it and name another address') from None
+        raise utils.UserError(f'{path}: {utils.find_reason(error)}; remove it and name another address') from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise utils.UserError(f'{path}: damaged, or not an archive ({first_line(error)}); remove it and start '
+        raise utils.UserError(f'{path}: damaged, or not an archive ({utils.find_reason(error)}); remove it and start '
                               'again') from error
 
 

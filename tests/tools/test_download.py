@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import draw_pair, encode, mount_disk
-from vgg_files import for_bgr, make_narrow, random_arrays, read_shapes, run_vgg, write_published
+from vgg_files import for_bgr, make_narrow, random_arrays, read_shapes, run_vgg, slim_variables, write_published
 
 import convert_fcn_dataset
 import train
@@ -376,13 +376,8 @@ def keras_file(path, arrays):
 def slim_checkpoint(folder, arrays):
     """Bytes of a vgg_16.ckpt as slim's archive has it: the first format, one file, with mean_rgb and global_step."""
     with tf.Graph().as_default(), tf.Session() as session:
-        for name, pair in arrays.items():
-            scope = name if name.startswith('fc') else f'{name.split("_")[0]}/{name}'
-            for kind, values in zip(('weights', 'biases'), pair):
-                rows = len(values) // 49 if name == 'fc6' else len(values)
-                shape = values.shape if values.ndim != 2 else (
-                    (7, 7, rows, values.shape[1]) if name == 'fc6' else (1, 1, *values.shape))
-                tf.get_variable(f'vgg_16/{scope}/{kind}', initializer=values.reshape(shape))
+        for name, values in slim_variables(arrays).items():
+            tf.get_variable(name, initializer=values)
         tf.get_variable('vgg_16/mean_rgb', initializer=np.float32([123.68, 116.78, 103.94]))
         tf.get_variable('global_step', initializer=np.int64(0))
         session.run(tf.global_variables_initializer())

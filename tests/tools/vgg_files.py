@@ -45,6 +45,17 @@ def for_bgr(arrays):
     return changed
 
 
+def slim_variables(arrays):
+    """The same arrays as tf-slim's variables: dict of names to arrays, those of the fc layers as convolutions."""
+    variables = {}
+    for layer, (kernel, bias) in arrays.items():
+        scope = f'vgg_16/{layer}' if layer.startswith('fc') else f'vgg_16/{layer.split("_")[0]}/{layer}'
+        if kernel.ndim == 2:
+            kernel = kernel.reshape(*((7, 7) if layer == 'fc6' else (1, 1)), -1, kernel.shape[1])
+        variables |= {f'{scope}/weights': kernel, f'{scope}/biases': bias}
+    return variables
+
+
 # ------------------------------------------------------------------------------------------- files
 
 
