@@ -90,6 +90,7 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
+    """Makes the records, the runs and the page, as far as they do not exist."""
     args = parse_args(argv)
     utils.quiet_tensorflow()
     lab = Lab(STUDIES[args.study], os.path.join(args.output_dir, args.study))
