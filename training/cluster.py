@@ -198,7 +198,7 @@ def run_chief(train, config, job, cluster):
         try:
             wait_for_tasks(cluster)
             incarnations = incarnation_ids(cluster)
-            while not attempt(train, job, cluster, server, incarnations):
+            while not try_training(train, job, cluster, server, incarnations):
                 wait_for_tasks(cluster, incarnations)
         except BaseException as error:
             failure = f'the chief has ended the run: {(str(error) or type(error).__name__).splitlines()[0]}'
@@ -207,7 +207,7 @@ def run_chief(train, config, job, cluster):
             send_result(cluster, failure)
 
 
-def attempt(train, job, cluster, server, incarnations):
+def try_training(train, job, cluster, server, incarnations):
     """Trains from the last checkpoint on. Returns False if a worker is lost before the end."""
     try:
         check_parameter_servers(cluster, incarnations)

@@ -41,11 +41,7 @@ def has_gpu():
 def count_devices(num_gpus):
     """The number of devices that this process computes on, int; without a GPU, it splits the CPU into so many.
 
-    Args:
-        num_gpus: int or None, the flag --num_gpus; None for all visible GPUs.
-
-    Raises:
-        UserError: there are fewer GPUs.
+    num_gpus is the flag --num_gpus, int, or None for all visible GPUs; raises UserError if there are fewer.
     """
     visible = len(tf.config.list_physical_devices('GPU'))
     if visible and num_gpus and num_gpus > visible:
@@ -58,14 +54,7 @@ def place_here(num_gpus, batch_size):
     """The Placement on the devices of this process.
 
     The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory
-    faster than the CPU's.
-
-    Args:
-        num_gpus: see count_devices.
-        batch_size: int, the examples of all devices together.
-
-    Raises:
-        UserError: there are fewer GPUs, or the batch cannot be divided equally.
+    faster than the CPU's. For the arguments and errors see count_devices and divide_batch.
     """
     number = count_devices(num_gpus)
     if number == 1:
@@ -76,17 +65,10 @@ def place_here(num_gpus, batch_size):
 
 
 def divide_batch(batch_size, towers_by_reader):
-    """Gives each tower the same number of examples.
+    """Gives each tower the same number of the examples of a batch.
 
-    Args:
-        batch_size: int.
-        towers_by_reader: dict of str to list of str; see Machine.
-
-    Returns:
-        list of Machine.
-
-    Raises:
-        UserError: the batch cannot be divided equally.
+    towers_by_reader is a dict of Machine.reader to Machine.towers. Returns a list of Machine; raises UserError if the
+    batch cannot be divided equally.
     """
     number = sum(map(len, towers_by_reader.values()))
     if batch_size % number:
@@ -164,12 +146,8 @@ def build_at_home(placement, build):
 
     Without the copies, the chief would fetch all weights over the network for each image.
 
-    Args:
-        placement: Placement.
-        build: function without arguments.
-
     Returns:
-        The result of `build`.
+        The result of `build`, a function without arguments.
         list of ops that update the copies; empty if there are none.
     """
     if all(device.startswith(placement.home) for device in placement.parameters):
@@ -213,14 +191,9 @@ def average(losses, weights):
 
 
 def compute_gradients(optimizer, losses):
-    """Computes the gradients of the sum of losses, each on the device of its loss.
+    """Computes the gradients of the sum of losses, list of float32 scalars, each on the device of its loss.
 
-    Args:
-        optimizer: tf.train.Optimizer.
-        losses: list of float32 scalars.
-
-    Returns:
-        list of (gradient, variable); each gradient is summed on the device of its variable.
+    Returns a list of (gradient, variable); each gradient is summed on the device of its variable.
     """
     by_tower = []
     for loss in losses:
