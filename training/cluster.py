@@ -67,11 +67,7 @@ class Cluster(NamedTuple):
 
 
 def read_cluster():
-    """The Cluster in the environment variable TF_CONFIG; None if it names none.
-
-    Raises:
-        UserError: TF_CONFIG is malformed.
-    """
+    """The Cluster in the environment variable TF_CONFIG, or None; raises UserError if it is malformed."""
     try:
         config = json.loads(os.environ.get('TF_CONFIG') or '{}')
         if not config.get('cluster'):
@@ -142,8 +138,7 @@ def start_server(config, cluster):
 def serve(config, job, cluster):
     """Lends the devices of this process to the chief until the run ends; a killed chief may be restarted meanwhile.
 
-    Raises:
-        UserError: the run has failed.
+    Raises UserError if the run fails.
     """
     task = cluster.task
     if task.type == 'worker':  # its own error message is clearer than the chief's
@@ -187,11 +182,7 @@ def send_result(cluster, failure):
 
 
 def run_chief(train, config, job, cluster):
-    """Trains on all machines; when a worker is lost, waits for it and resumes at the last checkpoint.
-
-    Raises:
-        UserError: a parameter server is lost, or the errors of `train`.
-    """
+    """Trains on all machines; when a worker is lost, waits for it and resumes at the last checkpoint."""
     failure = ''
     with utils.StopSignals():
         server = start_server(config, cluster)
@@ -229,15 +220,13 @@ def open_session(placement, config, signals):
     """Opens the session of a training.
 
     In a cluster the session is never closed, not even when Python exits, because closing waits for all tasks, lost ones
-    included. The next attempt clears it, or the end of the process.
+    included. place_on_machines clears it, or the end of the process.
 
     Args:
         placement: towers.Placement.
         config: tf.ConfigProto.
-        signals: utils.StopSignals.
-
-    Raises:
-        utils.Stopped: a task is lost after a signal: job managers send signals to all tasks at once.
+        signals: utils.StopSignals. If a task is lost after a signal, that ends the run, because job managers send
+            signals to all tasks at once.
     """
     if not placement.target:
         with tf.Session(config=config) as session:
@@ -245,7 +234,7 @@ def open_session(placement, config, signals):
         return
     config.operation_timeout_in_ms = TIMEOUT * 1000
     session = tf.Session(placement.target, config=config)
-    threading.Thread(target=lambda kept: threading.Event().wait(), args=[session], daemon=True).start()
+    threading.Thread(target=lambda kept: threading.Event().wait(), args=[session], daemon=True).start()  # keeps it
     try:
         yield session
     except LOST:
@@ -279,8 +268,7 @@ def find_fault(address, timeout=5):
 def wait_for_tasks(cluster, incarnations=None):
     """Waits until all tasks respond; prints once which do not, and why.
 
-    Raises:
-        UserError: a parameter server is lost; checked only if their incarnation ids are given.
+    With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile.
     """
     for task in cluster.tasks('worker', 'ps'):
         printed = None
@@ -356,11 +344,7 @@ def place_on_machines(cluster, server, batch_size):
 
 
 def check_records(cluster, job):
-    """Checks that all machines have the same training record, because each reads its part of the same batches.
-
-    Raises:
-        UserError: the record is damaged on the chief, or missing or different on a worker.
-    """
+    """Raises UserError unless all machines have the same training record: each reads its part of the same batches."""
     record = job.dataset_train
     batches.count_examples(record, job.whole_images)  # before TensorFlow's reader, which explains less
     expected = None
