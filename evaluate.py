@@ -107,9 +107,9 @@ def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_fil
         predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         reader = batches.build_reader(record, num_examples, number_of_classes)
         predictions = predict_record(session, predictor, reader, scales=scales, flip=flip)
-        refined = (crf.refine_all(predictions, num_workers, crf_parameters) if crf_parameters
-                   else take_most_probable(predictions))
-        for example, maps in tqdm.tqdm(refined, 'evaluating', num_examples, unit='image'):
+        label_maps = (crf.refine_all(predictions, num_workers, crf_parameters) if crf_parameters
+                      else take_most_probable(predictions))
+        for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
             filename = example['filename'].decode(errors='replace')
             mean_ious = {name: scores[name].add(example['label'], maps[name]) for name in maps}
             found.filenames.append(filename)

@@ -1,7 +1,7 @@
-"""The pictures of one validation image, its CRF included.
+"""The pictures of one validation image, without and with the dense CRF.
 
-train.py has them made in a process of their own, so that the next steps need not wait. That process starts quickly,
-because nothing here imports TensorFlow.
+train.py draws them in another process, so that training does not wait. That process starts quickly, because nothing
+here imports TensorFlow.
 """
 import os
 
@@ -15,13 +15,13 @@ from inference.scores import confusion_matrix, mean_iou
 def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=crf.DEFAULTS):
     """Writes the pictures of one validation image at its true size.
 
-    `folder`/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed, overlay (of the refined
-    prediction); the three label maps also as indexed PNG.
+    They are FOLDER/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed and overlay (of the
+    refined prediction); the three label maps also as palette PNGs of class indices.
 
     Args:
         folder: str. step: int.
         image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
-        class_set: classes.ClassSet, in whose colours they are.
+        class_set: classes.ClassSet, for its colours.
         crf_parameters: crf.Parameters.
 
     Returns:
