@@ -1,9 +1,10 @@
-"""Measures the suite against other ways of doing the same work, and writes results/benchmarks.md.
+"""Measures the suite against other ways of doing the same work, and writes out/bench/benchmarks.md.
 
     python -m benchmarks --data_dir VOCdevkit/VOC2012
     python -m benchmarks --rows crf predict --rounds 3
 
-Takes about half an hour on two cores. PyTorch is an opponent where it is installed (pip install torch==2.13.0).
+Takes about half an hour on two cores. PyTorch is an opponent where it is installed (pip install torch==2.13.0). `make
+bench` copies the page to results/.
 """
 import os
 import signal
@@ -19,10 +20,7 @@ VOC = os.path.join('VOCdevkit', 'VOC2012')
 
 
 def run_rows(names, shared):
-    """Runs rows, one after the other; one that fails does not end the others.
-
-    Args:
-        names: list of str, of rows.ROWS. shared: inputs.Inputs.
+    """Runs rows, list of str, one after the other, on an inputs.Inputs; one that fails does not end the others.
 
     Returns:
         lines: list of (row, page.Line). problems: list of str, 'row: reason'.
@@ -39,11 +37,7 @@ def run_rows(names, shared):
 
 
 def measure_rows(names, data, plan, output_dir, checkpoint=None):
-    """Measures rows and writes OUTPUT_DIR/benchmarks.md.
-
-    Args:
-        names: list of str, of rows.ROWS. data: inputs.Data. plan: rows.Plan. output_dir: str.
-        checkpoint: see inputs.Inputs.
+    """Measures rows, list of str, and writes OUTPUT_DIR/benchmarks.md. For the other arguments see inputs.Inputs.
 
     Raises:
         UserError: rows failed; they are named, and the page has the others.

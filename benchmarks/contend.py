@@ -37,7 +37,7 @@ class Turns:
 
 
 def run_program(turns, arguments, items, files=()):
-    """Contender: `python ARGUMENTS`, from its start to its end. `extra` has the size of the files that it writes."""
+    """Contender: `python ARGUMENTS`, from its start to its end. `extra` has 'file_mb', the size of `files` in MB."""
     while True:
         turns.wait()
         started = time.perf_counter()
@@ -45,7 +45,7 @@ def run_program(turns, arguments, items, files=()):
         seconds = time.perf_counter() - started
         if exit_code:
             sys.exit(f'python {" ".join(arguments)} ended with exit code {exit_code}')
-        turns.report(items, seconds, file_bytes=sum(map(os.path.getsize, files)))
+        turns.report(items, seconds, file_mb=sum(map(os.path.getsize, files)) / 1e6)
 
 
 def main():

@@ -29,11 +29,9 @@ class Data(NamedTuple):
                 found.append((list_path, os.path.join(self.folder, label_dir), file.read().split()))
         return found
 
-    def sources(self):
-        """All files that conversion reads, list of str: photo, mask, photo, mask, ..."""
-        return [path for _, label_dir, ids in self.splits() for name in ids
-                for path in (os.path.join(self.folder, 'JPEGImages', f'{name}.jpg'),
-                             os.path.join(label_dir, f'{name}.png'))]
+    def photos(self):
+        """Paths of all photos, list of str."""
+        return [os.path.join(self.folder, 'JPEGImages', f'{name}.jpg') for *_, ids in self.splits() for name in ids]
 
     def describe(self):
         """One line for the page."""

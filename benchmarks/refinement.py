@@ -13,12 +13,8 @@ from inference import crf
 def write_maps(turns, checkpoint, record, count, folder):
     """Predicts the first images of a record, and writes them and their softmax maps to FOLDER/0.npz, ... One round.
 
-    `extra` tells how decided the maps are: 'highest', the highest probability of a pixel, and 'labels', the number of
-    labels that take part in the CRF; both are means.
-
-    Args:
-        turns: contend.Turns. checkpoint: str, or the folder of a run. record, folder: str.
-        count: int; fewer if the record holds fewer.
+    `extra` shows how decided the maps are, by two means over the images: the highest probability of a pixel ('highest')
+    and the number of labels that take part in the CRF ('labels').
     """
     import tensorflow.compat.v1 as tf
 
@@ -51,10 +47,7 @@ def load_maps(folder):
 
 
 def plain_pydensecrf(image, probabilities):
-    """All labels through pydensecrf, as its own example does it, with the default parameters of crf.refine.
-
-    Args, returns: as crf.refine.
-    """
+    """crf.refine with its default parameters, but with all labels through pydensecrf, as its own example does it."""
     settings = crf.Parameters()
     height, width, number_of_classes = probabilities.shape
     field = densecrf.DenseCRF2D(width, height, number_of_classes)
@@ -76,24 +69,24 @@ def all_labels(turns, folder, images):
     refine_in_turn(turns, folder, images, lambda pairs: [plain_pydensecrf(*pair) for pair in pairs])
 
 
-def pool(turns, folder, images, processes):
-    """Contender: as `ours`, through the pool of processes of evaluate.py."""
-    with crf.start_processes(processes) as executor:
+def pool(turns, folder, images):
+    """Contender: as `ours`, in two processes, as evaluate.py has them."""
+    with crf.start_processes(2) as executor:
         refine_in_turn(turns, folder, images, lambda pairs: [
             job.result() for job in [crf.submit(executor, *pair) for pair in pairs]])
 
 
-def refine_in_turn(turns, folder, images, refine_all):
-    """Gives `refine_all` lists of so many (image, probabilities), one list a round."""
+def refine_in_turn(turns, folder, images, refine):
+    """Calls refine(list of so many (image, probabilities)) once a round."""
     endless = itertools.cycle(load_maps(folder))
     while True:
         pairs = list(itertools.islice(endless, images))
         with turns.round(images):
-            refine_all(pairs)
+            refine(pairs)
 
 
 def compare(turns, folder):
-    """Refines all maps both ways. One round, whose `extra` has 'equal': how many percent of the pixels are equal."""
+    """Refines all maps both ways. One round, whose `extra` has percent_equal as 'equal'."""
     maps = load_maps(folder)
     turns.wait()
     equal = percent_equal([crf.refine(*pair) for pair in maps], [plain_pydensecrf(*pair) for pair in maps])

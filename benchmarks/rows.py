@@ -72,7 +72,7 @@ def converter(inputs, name, **flags):
     """The Contender convert_fcn_dataset.py."""
     arguments = as_arguments({**inputs.convert_flags('converted'), **flags})
     records = [inputs.path('converted', f'fcn_{role}.record') for role in ('train', 'val')]
-    return program(name, ['convert_fcn_dataset.py', *arguments], len(inputs.data.sources()) // 2, records)
+    return program(name, ['convert_fcn_dataset.py', *arguments], len(inputs.data.photos()), records)
 
 
 def convert(inputs):
@@ -85,13 +85,8 @@ def convert(inputs):
         arguments += [f'{inputs.data.folder}/JPEGImages', label_dir, list_path, records[-1]]
     found = inputs.take_turns([ours, program(EARLIER, arguments, ours.settings['items'], records)], rounds=3)
     return [against(EARLIER, found, 'images/s', rates, '>= 6'),
-            against(EARLIER, found, 'MB of records', sizes, '<= 0.4'),
+            against(EARLIER, found, 'MB of records', lambda rounds: [each.extra['file_mb'] for each in rounds], '<= 0.4'),
             against(EARLIER, found, 'peak memory, MB', peaks, '<= 0.5')]
-
-
-def sizes(rounds):
-    """Megabytes on disk of each Round of a converter."""
-    return [each.extra['file_bytes'] / 1e6 for each in rounds]
 
 
 def grow_convert(inputs):
@@ -206,7 +201,7 @@ def start(inputs):
     """Complete processes: `predict.py` with one photo and a checkpoint of full width, against a process that imports
     TensorFlow and reads the same weights."""
     least = 'import TensorFlow, read the weights'
-    flags = {'checkpoint_path': inputs.checkpoint, 'images': inputs.data.sources()[0],
+    flags = {'checkpoint_path': inputs.checkpoint, 'images': inputs.data.photos()[0],
              'output_dir': inputs.path('predictions')}
     found = inputs.take_turns([program('ours', ['predict.py', *as_arguments(flags)]),
                                program(least, ['-c', READ_WEIGHTS, inputs.checkpoint])], rounds=4)
@@ -233,7 +228,7 @@ def crf_pool(inputs):
     """The pool of two processes that evaluate.py uses, the images' way there and back included, against the same images
     in a loop."""
     settings = {'folder': next(iter(inputs.maps.values())), 'images': inputs.plan.pool_images}
-    found = inputs.take_turns([Contender('ours', 'refinement.pool', {**settings, 'processes': 2}),
+    found = inputs.take_turns([Contender('ours', 'refinement.pool', settings),
                                Contender('one process', 'refinement.ours', settings)], rounds=6)
     return [against('one process', found, 'images/s, two processes', rates, '>= 1.8')]
 

@@ -310,7 +310,7 @@ def run_program_here(turns, arguments, items, files=()):
     """In contend.run_program's place."""
     with turns.round(items):
         run_here(arguments)
-    turns.done.extra['file_bytes'] = sum(map(os.path.getsize, files)) or 1
+    turns.done.extra['file_mb'] = sum(map(os.path.getsize, files)) / 1e6 or 1.0
 
 
 @pytest.fixture
