@@ -36,8 +36,8 @@ def run_rows(names, shared):
     return lines, problems
 
 
-def measure_rows(names, data, plan, output_dir, checkpoint=None):
-    """Measures rows, list of str, and writes OUTPUT_DIR/benchmarks.md. For the other arguments see inputs.Inputs.
+def measure_rows(names, data, plan, output_dir):
+    """Measures rows, list of str, and writes OUTPUT_DIR/benchmarks.md. For data and plan see inputs.Inputs.
 
     Raises:
         UserError: rows failed; they are named, and the page has the others.
@@ -46,7 +46,7 @@ def measure_rows(names, data, plan, output_dir, checkpoint=None):
     os.makedirs(log_dir, exist_ok=True)
     surroundings, started = page.describe_surroundings(data.describe()), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix='work-', dir=output_dir) as work_dir:
-        shared = inputs.Inputs(data, plan, log_dir, work_dir, checkpoint)
+        shared = inputs.Inputs(data, plan, log_dir, work_dir)
         lines, problems = run_rows(names, shared)
     minutes = (time.perf_counter() - started) / 60
     page.write_page(path, [*surroundings, *shared.notes, f'- took {minutes:.1f} minutes'], lines,
@@ -66,20 +66,16 @@ def parse_args(argv=None):
     parser.add_argument('--rows', nargs='+', choices=list(rows.ROWS), default=list(rows.ROWS), metavar='ROW',
                         help=f'measure only these: {", ".join(rows.ROWS)}')
     parser.add_argument('--rounds', type=utils.positive_int, help="of every row, instead of each row's own number")
-    parser.add_argument('--checkpoint_path', help='checkpoint of train.py, or its folder, whose predictions the CRF '
-                                                  'rows refine; without it, a network is trained for them')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    output_dir, checkpoint = os.path.abspath(args.output_dir), args.checkpoint_path
-    if checkpoint and not any(map(os.path.exists, (checkpoint, f'{checkpoint}.index'))):
-        raise UserError(f'--checkpoint_path {checkpoint}: no checkpoint there')
+    output_dir = os.path.abspath(args.output_dir)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the work folder is removed
     os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # for all processes: the comparison is on CPU cores
     data = inputs.find_data(args.data_dir or (VOC if os.path.isdir(VOC) else None), output_dir)
-    measure_rows(args.rows, data, rows.Plan(rounds=args.rounds), output_dir, checkpoint and os.path.abspath(checkpoint))
+    measure_rows(args.rows, data, rows.Plan(rounds=args.rounds), output_dir)
 
 
 if __name__ == '__main__':

@@ -77,11 +77,10 @@ class Inputs:
 
     Args:
         data: Data. plan: rows.Plan. log_dir: str. work_dir: str, folder that is removed at the end.
-        checkpoint: str or None, of the network whose softmax maps the CRF rows refine.
     """
 
-    def __init__(self, data, plan, log_dir, work_dir, checkpoint=None):
-        self.data, self.plan, self.log_dir, self.work_dir, self.given = data, plan, log_dir, work_dir, checkpoint
+    def __init__(self, data, plan, log_dir, work_dir):
+        self.data, self.plan, self.log_dir, self.work_dir = data, plan, log_dir, work_dir
         self.notes = []  # lines for the page
 
     def path(self, *names):
@@ -116,27 +115,27 @@ class Inputs:
 
     @functools.cached_property
     def maps(self):
-        """Softmax maps of real images, dict of their kind to a folder; see refinement.write_maps.
+        """Softmax maps of real images, dict of their kind to a folder; see refinement.write_maps."""
+        found = {}
+        for kind, (checkpoint, record) in self.train_few_images().items():
+            found[kind] = self.path(f'maps_{kind}')
+            os.makedirs(found[kind])
+            done = self.run_once('refinement.write_maps', checkpoint=checkpoint, record=record, folder=found[kind])
+            self.notes.append('- {} softmax maps of the CRF rows: {} images; highest probability of a pixel '
+                              '{highest:.2f} on average, {labels:.1f} labels take part'.format(
+                                  kind, done.items, **done.extra))
+        return found
 
-        A network that has learnt a few images by heart is as sure as a well trained one: its maps are 'decided'. After
-        a third of its steps, most labels still have a chance: these maps are 'undecided'.
+    def train_few_images(self):
+        """Trains a narrow network on a few validation images: dict of kind to (checkpoint, record).
+
+        A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
+        third of its steps, most labels still have a chance: these maps are 'undecided'.
         """
-        if self.given:
-            return {'given': self.write_maps('given', self.given, self.records[1])}
-        folder, trunk, plan, third = self.path('overfit'), self.path('trunk'), self.plan, self.plan.map_steps // 3
-        run_script('tools/convert_vgg_weights.py', source='hed', output=trunk)
-        run_script('tools/overfit.py', dataset=self.records[1], checkpoint_path=trunk, output_dir=folder,
+        folder, plan, third = self.path('overfit'), self.plan, self.plan.map_steps // 3
+        run_script('tools/convert_vgg_weights.py', source='hed', output=self.path('trunk'))
+        run_script('tools/overfit.py', dataset=self.records[1], checkpoint_path=self.path('trunk'), output_dir=folder,
                    num_images=plan.maps, fc_channels=plan.map_channels, crop_size=plan.map_crop,
                    max_steps=plan.map_steps, eval_steps=third)
-        return {kind: self.write_maps(kind, f'{folder}/train/model.ckpt-{steps}', f'{folder}/few.record')
+        return {kind: (f'{folder}/train/model.ckpt-{steps}', f'{folder}/few.record')
                 for kind, steps in (('decided', plan.map_steps), ('undecided', third))}
-
-    def write_maps(self, kind, checkpoint, record):
-        """Writes softmax maps; returns their folder."""
-        folder = self.path(f'maps_{kind}')
-        os.makedirs(folder)
-        done = self.run_once('refinement.write_maps', checkpoint=checkpoint, record=record, count=self.plan.maps,
-                             folder=folder)
-        self.notes.append('- {} softmax maps of the CRF rows: {} images; highest probability of a pixel {highest:.2f} '
-                          'on average, {labels:.1f} labels take part'.format(kind, done.items, **done.extra))
-        return folder

@@ -21,13 +21,11 @@ class Contender(NamedTuple):
 
     name: as in the table. function: 'MODULE.FUNCTION' of this package, see contend.py. settings: dict, its arguments.
     cores: numbers of the cores that its process may use; None for all.
-    launches: whether it only launches a program, whose memory alone counts then.
     """
     name: str
     function: str
     settings: dict
     cores: list | None = None
-    launches: bool = False
 
 
 class Round(NamedTuple):
@@ -75,23 +73,23 @@ def find_cores():
     return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count()))
 
 
-def tree_bytes(process, launches=False):
-    """Resident memory of a psutil.Process (unless it only `launches` others) and all processes below it, in bytes."""
+def sum_memory(processes):
+    """Resident memory of psutil.Processes together, in bytes."""
     total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for each in (process, *process.children(recursive=True))[launches:]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                total += each.memory_info().rss
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            total += process.memory_info().rss
     return total
 
 
 class Worker:
-    """The process of a Contender. What it prints goes to the open file `log`."""
+    """The process of a Contender. What it prints goes to a file of its name in LOG_DIR."""
 
-    def __init__(self, contender, log):
-        self.contender, self.log, self.peak_bytes = contender, log, 0
+    def __init__(self, contender, log_dir):
+        self.contender, self.peak_bytes = contender, 0
+        self.log = open(os.path.join(log_dir, re.sub(r'\W+', '_', contender.name) + '.log'), 'a+')
         self.process = psutil.Popen([sys.executable, '-m', 'benchmarks.contend'], cwd=ROOT, stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, stderr=log, text=True)
+                                    stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.write(contender._asdict())
 
     def write(self, content):
@@ -115,14 +113,17 @@ class Worker:
         watching.join()
         if answer:
             return Round(**json.loads(answer), peak_bytes=self.peak_bytes)
-        with open(self.log.name, errors='replace') as log:
-            reason = (log.read().splitlines() or ['no message'])[-1][:300]
+        self.log.seek(0)
+        reason = (self.log.read().splitlines() or ['no message'])[-1][:300]
         raise UserError(f'{self.contender.name}: {reason} (exit code {self.process.wait()}); see {self.log.name}')
 
     def watch_memory(self, ended):
         """Notes the peak memory, read 20 times a second until the threading.Event `ended`."""
+        own = [] if self.contender.function == 'contend.run_program' else [self.process]  # that only starts another
         while not ended.wait(0.05):
-            self.peak_bytes = max(self.peak_bytes, tree_bytes(self.process, self.contender.launches))
+            with contextlib.suppress(psutil.NoSuchProcess):
+                held = sum_memory([*own, *self.process.children(recursive=True)])
+                self.peak_bytes = max(self.peak_bytes, held)
 
     def close(self):
         """Ends the process, and what it has started."""
@@ -130,22 +131,14 @@ class Worker:
             for each in (*self.process.children(recursive=True), self.process):
                 each.kill()
         self.process.communicate()
-
-
-@contextlib.contextmanager
-def start(contender, log_dir):
-    """Yields the Worker of a Contender, with a log in LOG_DIR; it ends with the block."""
-    with open(os.path.join(log_dir, re.sub(r'\W+', '_', contender.name) + '.log'), 'a') as log:
-        with contextlib.closing(Worker(contender, log)) as worker:
-            yield worker
+        self.log.close()
 
 
 def take_turns(contenders, num_rounds, log_dir, warm_up=True):
     """Warms all contenders up, one after the other, and then runs their rounds in turn: A B A B ...
 
     Args:
-        contenders: list of Contender. num_rounds: int, of each, after the warm-up.
-        log_dir: str, folder for what their processes print.
+        contenders: list of Contender. num_rounds: int, of each. log_dir: see Worker.
         warm_up: bool; False where a round does not count its own start.
 
     Returns:
@@ -158,7 +151,7 @@ def take_turns(contenders, num_rounds, log_dir, warm_up=True):
     with contextlib.ExitStack() as stack:
         workers = {}
         for contender in contenders:
-            worker = workers[contender.name] = stack.enter_context(start(contender, log_dir))
+            worker = workers[contender.name] = stack.enter_context(contextlib.closing(Worker(contender, log_dir)))
             if warm_up:
                 print_round('warm-up', contender.name, worker.run_round())
         for number in range(1, num_rounds + 1):

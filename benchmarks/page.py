@@ -65,10 +65,8 @@ def is_met(target, values):
 def format_line(row, line):
     """A Line of a row as a line of the Markdown table."""
     unit, form = ('%', '{:.4f}'.format) if line.measured.startswith('%') else ('', format_number)
-    theirs, ratio, judged = '-', '-', line.ours
-    if isinstance(line.theirs, str):
-        theirs, judged = line.theirs, None
-    elif line.theirs:
+    theirs, ratio, judged = line.theirs or '-', '-', None if line.theirs else line.ours
+    if isinstance(line.theirs, list):
         judged = measure.ratios(line.ours, line.theirs)
         theirs, ratio = format_figures(line.theirs), format_figures(judged, 'x', '{:.2f}'.format)
     target = line.target + ('x' if line.theirs else unit) if line.target else '-'

@@ -16,50 +16,42 @@ from utils import bilinear_upsample_weights
 
 
 class FCN8s(nn.Module):
-    """FCN-8s on VGG16, with train.fcn's names: `fc_channels` is the width of fc6 and fc7."""
+    """FCN-8s on VGG16; fc_channels is the width of fc6 and fc7."""
 
-    def __init__(self, fc_channels=4096, number_of_classes=21):
+    def __init__(self, fc_channels=4096, classes=21):
         super().__init__()
-        channels = 3
-        for block, repeats, width in vgg.BLOCKS:
-            for repeat in range(1, repeats + 1):
-                self.add_module(f'{block}_{repeat}', nn.Conv2d(channels, width, 3, padding=1))
-                channels = width
-        self.fc6 = nn.Conv2d(channels, fc_channels, 7, padding=3)
-        self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
-        self.fc8 = nn.Conv2d(fc_channels, number_of_classes, 1)
-        self.conv_pool4 = nn.Conv2d(512, number_of_classes, 1)
-        self.conv_pool3 = nn.Conv2d(256, number_of_classes, 1)
-        self.t_conv_x2_1 = upsampling(2, number_of_classes)
-        self.t_conv_x2_2 = upsampling(2, number_of_classes)
-        self.t_conv_x8 = upsampling(8, number_of_classes)
-        self.dropout = nn.Dropout(0.5)
-        for layer in (self.fc8, self.conv_pool4, self.conv_pool3):
+        self.blocks, depth = nn.ModuleList(), 3
+        for _, repeats, width in vgg.BLOCKS:
+            block = nn.Sequential()
+            for _ in range(repeats):
+                block.extend([nn.Conv2d(depth, width, 3, padding=1), nn.ReLU()])
+                depth = width
+            self.blocks.append(block.append(nn.MaxPool2d(2)))
+        self.score_pool5 = nn.Sequential(
+            nn.Conv2d(depth, fc_channels, 7, padding=3), nn.ReLU(), nn.Dropout(0.5),
+            nn.Conv2d(fc_channels, fc_channels, 1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(fc_channels, classes, 1))
+        self.score_pool4, self.score_pool3 = nn.Conv2d(512, classes, 1), nn.Conv2d(256, classes, 1)
+        for layer in (self.score_pool5[-1], self.score_pool4, self.score_pool3):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.upscores = nn.ModuleList(upsampling(factor, classes) for factor in (2, 2, 8))
         self.register_buffer('mean', torch.tensor(vgg.RGB_MEAN)[:, None, None], persistent=False)
 
     def forward(self, images):
         """Raw RGB 0..255, float32 [B, 3, H, W], to logits, float32 [B, C, H, W]."""
         height, width = images.shape[-2:]
-        net = functional.pad(images - self.mean, (0, -width % 32, 0, -height % 32))
-        pooled = {}
-        for block, repeats, _ in vgg.BLOCKS:
-            for repeat in range(1, repeats + 1):
-                net = functional.relu(self.get_submodule(f'{block}_{repeat}')(net))
-            net = pooled[block] = functional.max_pool2d(net, 2)
-        net = self.dropout(functional.relu(self.fc6(net)))
-        net = self.dropout(functional.relu(self.fc7(net)))
-        net = self.t_conv_x2_1(self.fc8(net)) + self.conv_pool4(pooled['conv4'])
-        net = self.t_conv_x2_2(net) + self.conv_pool3(pooled['conv3'])
-        return self.t_conv_x8(net)[:, :, :height, :width]
+        pooled = [functional.pad(images - self.mean, (0, -width % 32, 0, -height % 32))]
+        for block in self.blocks:
+            pooled.append(block(pooled[-1]))
+        net = self.upscores[0](self.score_pool5(pooled[5])) + self.score_pool4(pooled[4])
+        net = self.upscores[1](net) + self.score_pool3(pooled[3])
+        return self.upscores[2](net)[:, :, :height, :width]
 
 
-def upsampling(factor, channels):
+def upsampling(factor, classes):
     """Learned transposed convolution of stride `factor` that starts as bilinear interpolation."""
-    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=factor // 2, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(to_torch(bilinear_upsample_weights(factor, channels)))
+    layer = nn.ConvTranspose2d(classes, classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
+    layer.weight.data = to_torch(bilinear_upsample_weights(factor, classes))
     return layer
 
 
@@ -75,8 +67,7 @@ def segmentation_loss(logits, labels):
 
 
 def training(turns, batch_size, crop_size, fc_channels, steps, fused=None):
-    """Contender: `steps` training steps a round on one constant batch, with Adam(fused); the first round has at most 2.
-    """
+    """Contender: training steps on one constant batch, with Adam(fused=FUSED); the first round has at most 2 steps."""
     torch.set_num_threads(len(find_cores()))
     rng = np.random.RandomState(0)
     images = torch.from_numpy(rng.randint(0, 256, (batch_size, 3, crop_size, crop_size)).astype(np.float32))

@@ -10,8 +10,8 @@ from pydensecrf.utils import unary_from_softmax
 from inference import crf
 
 
-def write_maps(turns, checkpoint, record, count, folder):
-    """Predicts the first images of a record, and writes them and their softmax maps to FOLDER/0.npz, ... One round.
+def write_maps(turns, checkpoint, record, folder):
+    """Predicts the images of a record, and writes them and their softmax maps to FOLDER/0.npz, ... One round.
 
     `extra` shows how decided the maps are, by two means over the images: the highest probability of a pixel ('highest')
     and the number of labels that take part in the CRF ('labels').
@@ -29,8 +29,7 @@ def write_maps(turns, checkpoint, record, count, folder):
     turns.wait()
     with tf.Session(config=predictor.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)
-        predictions = predictor.predict_record(session, loaded, reader)
-        for number, (example, probabilities) in enumerate(itertools.islice(predictions, count)):
+        for number, (example, probabilities) in enumerate(predictor.predict_record(session, loaded, reader)):
             np.savez(os.path.join(folder, f'{number}.npz'), image=example['image'], probabilities=probabilities)
             highest.append(float(probabilities.max(axis=-1).mean()))
             labels.append(len(crf.find_labels(probabilities)))

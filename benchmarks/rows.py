@@ -61,8 +61,7 @@ def pytorch(name, function, **settings):
 
 def program(name, arguments, items=1, files=()):
     """The Contender that runs `python ARGUMENTS`; see contend.run_program."""
-    settings = {'arguments': arguments, 'items': items, 'files': files}
-    return Contender(name, 'contend.run_program', settings, launches=True)
+    return Contender(name, 'contend.run_program', {'arguments': arguments, 'items': items, 'files': files})
 
 
 # ------------------------------------------------------------------------------------------- conversion
@@ -85,8 +84,13 @@ def convert(inputs):
         arguments += [f'{inputs.data.folder}/JPEGImages', label_dir, list_path, records[-1]]
     found = inputs.take_turns([ours, program(EARLIER, arguments, ours.settings['items'], records)], rounds=3)
     return [against(EARLIER, found, 'images/s', rates, '>= 6'),
-            against(EARLIER, found, 'MB of records', lambda rounds: [each.extra['file_mb'] for each in rounds], '<= 0.4'),
+            against(EARLIER, found, 'MB of records', sizes, '<= 0.4'),
             against(EARLIER, found, 'peak memory, MB', peaks, '<= 0.5')]
+
+
+def sizes(rounds):
+    """What the programs wrote in each Round in MB, list of float."""
+    return [each.extra['file_mb'] for each in rounds]
 
 
 def grow_convert(inputs):
@@ -150,6 +154,19 @@ def grow_train(inputs):
         found = inputs.take_turns([our_training(inputs, name, inputs.plan.steps, batch_size=batch, crop_size=crop)], 2)
         lines.append(Line(f'images/s, {name}', rates(found[name])))
     return lines
+
+
+def machines(inputs):
+    """Batches of 4 in all: two processes of a cluster, each on half the cores, against one process on all cores, and on
+    half of them."""
+    cores, steps, alone, half = measure.find_cores(), inputs.plan.steps, 'one process, all cores', 'one process, half'
+    middle = (len(cores) + 1) // 2
+    two = our_training(inputs, 'ours', steps, 'machines.chief_with_worker', batch_size=4, num_gpus=1)
+    two.settings['worker_cores'] = cores[-middle:]
+    found = inputs.take_turns([
+        two._replace(cores=cores[:middle]), our_training(inputs, alone, steps, batch_size=4),
+        our_training(inputs, half, steps, batch_size=4)._replace(cores=cores[:middle])], rounds=5)
+    return [against(name, found, 'images/s, two processes', rates) for name in (alone, half)]
 
 
 def validation(inputs):
@@ -234,4 +251,5 @@ def crf_pool(inputs):
 
 
 ROWS = {function.__name__: function for function in (
-    convert, train_4, train_1, reading, predict, start, validation, crf, crf_pool, grow_train, grow_convert)}
+    convert, train_4, train_1, reading, predict, start, validation, crf, crf_pool, machines, grow_train,
+    grow_convert)}
