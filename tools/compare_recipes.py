@@ -10,6 +10,7 @@ programs; their commands are listed below the table.
 import itertools
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from matplotlib.figure import Figure
 import convert_fcn_dataset
 import train
 import utils
-from benchmarks import page as benchmarks_page
 from report import page
 from utils import UserError
 
@@ -272,7 +272,7 @@ def write_page(lab, rows, best, stem):
     """Writes STEM.md and STEM.png. rows: list of Row. best: str, the name of the run that was chosen."""
     draw(lab, rows, f'{stem}.png')
     lines = [f'# {lab.study.title}', '',
-             f'Made by `tools/compare_recipes.py`. Machine: {benchmarks_page.describe_machine()}, '
+             f'Made by `tools/compare_recipes.py`. Machine: {platform.platform()}, {os.cpu_count()} cores, '
              f'no GPU. Mean IoU in percent; minutes of the steps alone. Chosen '
              f'on the held-out training images: **{best}**.', '',
              '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8,
