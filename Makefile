@@ -11,7 +11,7 @@ VOC_OUT ?= results
 VOC_DOWNLOAD_FLAGS ?=
 VOC_TRAIN_FLAGS ?= --recipe adamw --max_steps 13500 --eval_steps 1000
 
-.PHONY: help install check test demo voc overfit bench clean
+.PHONY: help install check test demo voc overfit bench gpu_check clean
 
 help:
 	@echo 'make install   make the virtual environment .venv with all requirements'
@@ -20,6 +20,7 @@ help:
 	@echo '               VOC_HOME=/data: where the downloads go; VOC_TRAIN_FLAGS=...: flags of train.py'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
 	@echo 'make bench     measure speed and memory (30 minutes), write results/benchmarks.md; VOC=... or drawn data'
+	@echo "make gpu_check check this machine's GPUs (4 minutes): out/gpu_check.md"
 	@echo 'make check     run the linter and the fast tests (2 minutes)'
 	@echo 'make test      run the linter and all tests (10 minutes)'
 	@echo 'make clean     remove .venv and out'
@@ -67,6 +68,9 @@ overfit: install
 bench: install
 	$(BIN)/python -m benchmarks --output_dir out/bench $(if $(VOC),--data_dir '$(VOC)')
 	cp out/bench/benchmarks.md results/benchmarks.md
+
+gpu_check: install
+	PYTHON=$(BIN)/python bash benchmarks/gpu_check.sh
 
 clean:
 	rm -rf .venv out
