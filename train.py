@@ -20,7 +20,7 @@ import tf_slim as slim
 import utils
 import vgg
 from datasets import classes
-from datasets.batches import Reader, build_reader, run_input, training_batches
+from datasets.batches import Reader, Sampling, build_reader, run_input, training_batches
 from datasets.classes import IGNORE_LABEL
 from inference import crf
 from inference.predictor import Predictor, build_predictor, predict_example, score_record
@@ -212,10 +212,9 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
     recipe = args.recipe
 
     def read(part):
-        batches = training_batches(args.dataset_train, num_examples, recipe.batch_size, recipe.crop_size,
-                                   pad_rgb=vgg.RGB_MEAN, seed=args.seed, start_step=start_step,
-                                   augment=recipe.augment, number_of_classes=network.number_of_classes, part=part)
-        return tf.data.make_one_shot_iterator(batches).get_next()
+        sampling = Sampling(args.dataset_train, num_examples, recipe.batch_size, recipe.crop_size, vgg.RGB_MEAN,
+                            args.seed, recipe.augment, network.number_of_classes)
+        return tf.data.make_one_shot_iterator(training_batches(sampling, start_step, part)).get_next()
 
     def build_tower(number, images, labels, ids):
         step = tf.train.get_or_create_global_step()

@@ -117,8 +117,9 @@ def complete_run(turns, steps, flags):
 
 def reading(turns, record, batch_size, crop_size, num_batches):
     """Contender: the batches of train.py."""
-    draw(turns, batches.training_batches(record, batches.count_examples(record), batch_size, crop_size,
-                                         pad_rgb=vgg.RGB_MEAN, seed=0), batch_size, num_batches)
+    num_examples = batches.count_examples(record)
+    sampling = batches.Sampling(record, num_examples, batch_size, crop_size, vgg.RGB_MEAN, seed=0)
+    draw(turns, batches.training_batches(sampling), batch_size, num_batches)
 
 
 def complete_then_crop(turns, record, batch_size, crop_size, num_batches):

@@ -1,9 +1,9 @@
-"""Chance in training: what --augment does to an image and its label after they are read.
+"""Random changes of training images: what --augment does to an image and its label.
 
     image, label = augmentation.warp(decode, full, frame, chance, ('scale', 'rotate'), seed)
 
-Scale and rotation are one map from the crop's pixels straight to the source's: each pixel is interpolated once, and
-only as much of a photo is decoded as the crop shows. Positions are in pixels, (y, x), and pixel i covers i to i + 1.
+Scale and rotation are one map from the crop's pixels to the source's, so that each pixel is interpolated once and only
+the part of a photo is decoded that the crop shows. Positions are (y, x) in pixels; pixel i covers i to i + 1.
 """
 import math
 from typing import NamedTuple
@@ -13,29 +13,29 @@ import tensorflow.compat.v1 as tf
 KINDS = ('flip', 'scale', 'rotate', 'colour')
 SCALES = (0.5, 2.0)  # uniform, as in DeepLab's and mmsegmentation's recipes
 MAX_DEGREES = 10.0
-COLOUR_FACTORS = (0.6, 1.4)  # of brightness, contrast and saturation; as strong as is usual in training on ImageNet
-LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to the grey of a pixel; ITU-R BT.601
-NOWHERE = 254  # a warped label where the source has no pixel; neither a class, of which there are 254 at most, nor void
+COLOUR_FACTORS = (0.6, 1.4)  # of brightness, contrast and saturation; usual for training on ImageNet
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a pixel's grey; ITU-R BT.601
+NOWHERE = 254  # a warped label where the source has no pixel; neither a class, because there are at most 254, nor void
 
 
 class Warp(NamedTuple):
-    """From a position p in the crop to the source: origin + linear @ p.
+    """The map from a position p in the crop to origin + linear @ p in the source.
 
-    linear: float32 [2, 2], a rotation over a scale; origin: float32 [2], where the crop's corner comes from.
+    linear: float32 [2, 2], a rotation divided by a scale. origin: float32 [2], the source of the crop's corner.
     """
     linear: tf.Tensor
     origin: tf.Tensor
 
 
 def warp(decode, full, frame, chance, augment, seed):
-    """Draws a scale, an angle and a place, and shows the source there.
+    """Draws a scale, an angle and a place at random, and cuts the crop out of the source there.
 
     Args:
-        decode: function of a window of the source, int32 [4]: top, left, height, width, that returns image uint8
+        decode: function of a window of the source, int32 [4] (top, left, height, width), that returns image uint8
             [h, w, 3] and label uint8 [h, w, 1].
         full, frame: int32 [2], height and width of the source and of the crop.
-        chance: float32 [2] in [0, 1), the place.
-        augment: str each, of KINDS; 'scale' and 'rotate' count.
+        chance: float32 [2] in [0, 1), random, for the place.
+        augment: str each, of KINDS; those other than 'scale' and 'rotate' are ignored.
         seed: int64 [2].
 
     Returns:
@@ -50,8 +50,8 @@ def warp(decode, full, frame, chance, augment, seed):
 def draw_warp(full, frame, chance, augment, seed):
     """The Warp of one draw; arguments as for `warp`.
 
-    Every place has the same chance at which the scaled image and the crop overlap fully: the larger of the two covers
-    the smaller, in each direction. The image is then turned about the middle of what they share.
+    All places are equally likely where, in each direction, the larger of the scaled image and the crop covers the
+    smaller. The image is then rotated about the centre of their intersection.
     """
     draw = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1))
     scale = SCALES[0] + (SCALES[1] - SCALES[0]) * draw[0] if 'scale' in augment else tf.constant(1.0)
@@ -59,7 +59,7 @@ def draw_warp(full, frame, chance, augment, seed):
 
     frame = tf.cast(frame, tf.float32)
     scaled = scale * tf.cast(full, tf.float32)
-    corner = chance * (scaled - frame)  # the crop's, in the scaled image: below 0 where that is the smaller one
+    corner = chance * (scaled - frame)  # of the crop in the scaled image; negative where the crop is larger
     middle = (tf.maximum(corner, 0) + tf.minimum(corner + frame, scaled)) / 2
     linear = tf.stack([[tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)]]) / scale
     return Warp(linear, origin=middle / scale - _turn(linear, middle - corner))
@@ -70,10 +70,10 @@ def _turn(linear, position):
 
 
 def find_window(warp, full, frame):
-    """The part of the source that the crop shows, with the neighbours that interpolation needs.
+    """The part of the source that the crop shows, and the neighbours that interpolation needs.
 
     Returns:
-        int32 [4]: top, left, height and width, within the source and nowhere 0.
+        int32 [4]: top, left, height and width, within the source; height and width are at least 1.
     """
     height, width = tf.unstack(tf.cast(frame, tf.float32))
     corners = warp.origin + tf.stack([_turn(warp.linear, corner) for corner in (
@@ -84,12 +84,12 @@ def find_window(warp, full, frame):
 
 
 def apply_warp(warp, image, label, top_left, frame):
-    """Image and label of a window whose corner is at top_left, int32 [2], as the crop shows them; see `warp`."""
-    # The op counts from the middles of pixels.
+    """Cuts the crop out of image and label of a window whose corner is at top_left, int32 [2]; see `warp`."""
+    # The op's positions are those of the pixels' centres.
     origin = warp.origin + _turn(warp.linear, (0.5, 0.5)) - 0.5 - tf.cast(top_left, tf.float32)
     (yy, yx), (xy, xx) = (tf.unstack(row) for row in tf.unstack(warp.linear))
     transform = tf.stack([[xx, xy, origin[1], yx, yy, origin[0], 0.0, 0.0]])
-    # Beyond the border the image goes on as it ends, lest a fill's colour mix with its last pixels.
+    # The border is repeated outside, so that no fill colour mixes with the outermost pixels.
     image = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(image, tf.float32)[tf.newaxis], transforms=transform, output_shape=frame, fill_value=0.0,
         interpolation='BILINEAR', fill_mode='NEAREST')[0]
@@ -100,17 +100,17 @@ def apply_warp(warp, image, label, top_left, frame):
 
 
 def fill_nowhere(both, fill):
-    """Image and label as one, uint8 [H, W, 4], with `fill`, uint8 [4], where the label is NOWHERE."""
-    pixels = tf.bitcast(both, tf.int32)  # [H, W]; a choice among numbers takes a sixth of that among rows of bytes
+    """Puts `fill`, uint8 [4], where the label of image and label as one, uint8 [H, W, 4], is NOWHERE."""
+    pixels = tf.bitcast(both, tf.int32)  # [H, W]; tf.where is six times as fast on ints as on rows of bytes
     fill = tf.fill(tf.shape(pixels), tf.bitcast(fill, tf.int32))
     return tf.bitcast(tf.where(tf.equal(both[..., 3], NOWHERE), fill, pixels), tf.uint8)
 
 
 def jitter_colour(image, mean_rgb, seed):
-    """Brightness, contrast and saturation of an image, each changed by a random factor of COLOUR_FACTORS.
+    """Multiplies brightness, contrast and saturation of an image by random factors of COLOUR_FACTORS.
 
-    Saturation is how far a pixel is from its grey, contrast how far it is from the data's mean colour. All three
-    together are one matrix and one colour that is added.
+    Saturation is a pixel's distance from its grey, contrast its distance from the data's mean colour. Together the
+    three are one matrix and one colour that is added.
 
     Args:
         image: uint8 or float32 [H, W, 3] RGB, 0..255.
@@ -131,5 +131,5 @@ def jitter_colour(image, mean_rgb, seed):
 
 
 def to_bytes(image):
-    """uint8 of float32 in 0..255, rounded; uint8 stays."""
+    """Rounds float32 in 0..255 to uint8; uint8 stays."""
     return image if image.dtype == tf.uint8 else tf.cast(image + 0.5, tf.uint8)

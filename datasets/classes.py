@@ -1,9 +1,9 @@
-"""Class sets: what the values of a mask stand for, and the colour in which each is drawn.
+"""Class sets: the names of a mask's values, and the colour in which each is drawn.
 
     class_set = classes.read_classes('camvid/classes.txt')
 
-A record remembers its class set in a side file, RECORD.json, and a run in train/settings.json; so only the conversion
-need be told. Without any of these the classes are VOC's.
+A record keeps its class set in a side file, RECORD.json, and a run in train/settings.json, so --classes is needed only
+for the conversion. Without any of these the classes are VOC's.
 """
 import json
 import os
@@ -16,7 +16,7 @@ import utils
 from utils import UserError
 
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
-MAX_CLASSES = 254  # the values 0 to 253: 255 is void, and its colour nobody else's
+MAX_CLASSES = 254  # the values 0 to 253; 254 is needed by augmentation
 MAX_BYTES = 2 ** 16  # of a file of names
 COLOUR = re.compile('#([0-9a-fA-F]{6})')
 
@@ -28,21 +28,21 @@ class ClassSet(NamedTuple):
 
     @property
     def has_background(self):
-        """Whether class 0 is the ground on which things stand, which overlays leave alone."""
+        """Whether class 0 is the background, which overlays do not colour."""
         return self.names[0] == 'background'
 
     @property
     def palette(self):
-        """uint8 [256, 3]: each class's colour, VOC's colour of void at 255, and VOC's colours between."""
+        """uint8 [256, 3]: each class's colour, and VOC's colours for the other values, void included."""
         palette = utils.voc_palette()
         palette[:len(self.names)] = self.colours
         return palette
 
 
 def make_class_set(names, colours=None):
-    """A ClassSet in VOC's colours where `colours`, a list of (R, G, B) or None, gives no other.
+    """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour.
 
-    Black is the background's alone: without one, class 0 has VOC's second colour, and so on.
+    Black is reserved for the background: without one, class 0 gets VOC's second colour, and so on.
     """
     first = 0 if names[0] == 'background' else 1
     default = utils.voc_palette()[first:first + len(names)].tolist()
@@ -65,7 +65,7 @@ def read_classes(path):
         ClassSet.
 
     Raises:
-        UserError: the file is missing, no such list, or holds a name or a colour twice.
+        UserError: the file is missing or not such a list, or a name or a colour occurs twice.
     """
     try:
         with utils.open_file(path, encoding='utf-8-sig') as file:
@@ -78,25 +78,25 @@ def read_classes(path):
     try:
         for name, colour in pairs:
             if not colour and re.search(r' #\S*$', name):
-                raise ValueError(f'{name[:80]!r} ends in no colour; give six digits, such as #80a0ff')
+                raise ValueError(f'{name[:80]!r} does not end in a colour; give six digits, such as #80a0ff')
         return check_class_set([name for name, _ in pairs], [colour and bytes.fromhex(colour) for _, colour in pairs])
     except ValueError as error:
         raise UserError(f'--classes {path}: {error}') from None
 
 
 def check_class_set(names, colours=None):
-    """make_class_set of names from elsewhere; ValueError with one line if they are no class set."""
+    """make_class_set of names from a file; ValueError with one line if they are not a class set."""
     if not 1 <= len(names) <= MAX_CLASSES:
         raise ValueError(f'holds {len(names)} classes; give 1 to {MAX_CLASSES}, one a line')
     for name in names:
         if not isinstance(name, str) or not 0 < len(name) <= 60 or any(map(utils.is_control, name)):
-            raise ValueError(f'{str(name)[:80]!r} is no name; give 1 to 60 letters')
+            raise ValueError(f'{str(name)[:80]!r} is not a name; give 1 to 60 letters')
     class_set = make_class_set(names, colours)
     for what, values in (('name', class_set.names), ('colour', class_set.colours)):
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
-    void = tuple(utils.voc_palette()[255].tolist())
+    void = tuple(utils.voc_palette()[IGNORE_LABEL].tolist())
     if void in class_set.colours:
         raise ValueError(f'the colour {void} is that of void; give another')
     return class_set
@@ -116,19 +116,19 @@ def as_text(class_set):
 
 
 def from_json(entries):
-    """The ClassSet of as_json; ValueError with one line if it is something else."""
+    """The ClassSet of as_json's result; ValueError with one line if it is something else."""
     try:
         return check_class_set([entry['name'] for entry in entries],
                                [bytes.fromhex(COLOUR.fullmatch(entry['colour']).group(1)) for entry in entries])
     except (TypeError, KeyError, AttributeError):
-        raise ValueError('is no list of classes') from None
+        raise ValueError('is not a list of classes') from None
 
 
 # ------------------------------------------------------------------------------------------- a record's side file
 
 
 def side_file(record):
-    """Where a record's side file lies, str."""
+    """The path of a record's side file, str."""
     return f'{record}.json'
 
 
@@ -141,7 +141,7 @@ def save_side_file(path, class_set, images, pixels):
     """
     count = len(class_set.names)
     utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
-                           'pixels': np.asarray(pixels)[[*range(count), 255]].tolist()})
+                           'pixels': np.asarray(pixels)[[*range(count), IGNORE_LABEL]].tolist()})
 
 
 def read_side_file(record):
@@ -169,7 +169,7 @@ def read_side_file(record):
 
 
 def of_record(record, classes_file=None):
-    """The ClassSet of a record: of its side file, else of --classes, else VOC's.
+    """The ClassSet of a record: that of its side file, else of --classes, else VOC's.
 
     Args:
         record: str. classes_file: str or None, --classes.
@@ -185,16 +185,16 @@ def of_record(record, classes_file=None):
 
 
 def of_run(settings, number_of_classes, checkpoint, classes_file=None):
-    """The ClassSet of a checkpoint: of --classes, which must have its run's names; else its run's; else VOC's.
+    """The ClassSet of a checkpoint: that of --classes, which must have its run's names; else its run's; else VOC's.
 
     Args:
         settings: dict, the run's settings.json; may be empty.
-        number_of_classes: int, what the checkpoint's variables are made for.
+        number_of_classes: int, that of the checkpoint's variables.
         checkpoint: str, for messages.
         classes_file: str or None, --classes.
 
     Raises:
-        UserError: names and number differ, or nothing names that many classes.
+        UserError: names or number of classes differ.
     """
     wanted = read_classes(classes_file) if classes_file else None
     try:
@@ -213,7 +213,7 @@ def of_run(settings, number_of_classes, checkpoint, classes_file=None):
 
 
 def check_same(one, its_place, other, others_place):
-    """Raises UserError, which names the first difference, unless two ClassSets have the same names in one order."""
+    """Raises UserError, which names the first difference, unless the names of two ClassSets are the same."""
     if one.names != other.names:
         where = next((i for i, (a, b) in enumerate(zip(one.names, other.names)) if a != b),
                      min(len(one.names), len(other.names)))

@@ -1,33 +1,41 @@
-"""The records: what is in one example, and how it is written. They are read in input_pipeline.py.
+"""The records: what one example holds, how it is written, and how a record is checked before it is used.
 
-One `tf.train.Example` an image:
+One `tf.train.Example` for each image:
 
     image/encoded       bytes of a JPEG or PNG file, the image's own unless it was scaled
     image/label         PNG bytes, one channel, uint8 class index, 255 kept
     image/height, image/width   int64, pixels
-    image/filename      bytes, the image's id in its split file
+    image/filename      bytes, the image's id in its list
     image/format        b'jpeg' or b'png'
     image/label_format  b'png'
 
-Nothing here imports TensorFlow, which takes 3 seconds and 600 MB: that is why reading has a file of its own, and why
-the few bytes around the contents are put together by hand. Sources: example.proto and feature.proto in
-tensorflow/core/example, the page "Encoding" of Protocol Buffers, tensorflow/core/lib/io/record_writer.h.
+    with records.open_writer('fcn_train.record') as writer:
+        writer.write(records.make_example(b'2007_000032', jpeg_bytes, png_bytes, 281, 500))
+    num_examples = records.count_examples('fcn_train.record')
 """
-import itertools
-import struct
+import contextlib
+import errno
+import io
 
-import google_crc32c
+import psutil
+import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
+from PIL import Image
 
-# What bounds the memory and the time that a damaged or hostile file can take.
-MAX_PIXELS = 2 ** 26  # of an image or a mask
-MAX_FILE_BYTES = 2 ** 28  # of an image's or a mask's file
-MAX_SCANS = 1000  # of a JPEG: each of 20 bytes may be a pass over the whole image, and ten are usual
-MAX_EXAMPLE_BYTES = 2 * MAX_FILE_BYTES + 2 ** 20
+from datasets import pictures
+from datasets.classes import IGNORE_LABEL  # noqa: F401, a part of the schema
+from utils import UserError, is_control, open_file
 
-
-def has_endless_scans(jpeg_bytes):
-    """Whether a progressive JPEG's bytes hold more passes over the image than MAX_SCANS."""
-    return jpeg_bytes.count(b'\xff\xda') > MAX_SCANS  # what begins a scan; in pixels these two bytes never meet
+# What is read of an example.
+FEATURES = {
+    'image/encoded': tf.FixedLenFeature([], tf.string),
+    'image/label': tf.FixedLenFeature([], tf.string),
+    'image/height': tf.FixedLenFeature([], tf.int64),
+    'image/width': tf.FixedLenFeature([], tf.int64),
+    'image/filename': tf.FixedLenFeature([], tf.string),
+}
+BYTES_PER_PIXEL = 700  # of an image that the network sees at full size: two float32 maps of 64 channels, and the scores
+CURE = 'write it with convert_fcn_dataset.py'
 
 
 def make_example(filename, image_bytes, label_png_bytes, height, width, image_format=b'jpeg'):
@@ -41,60 +49,118 @@ def make_example(filename, image_bytes, label_png_bytes, height, width, image_fo
     Returns:
         bytes, the same for the same input.
     """
-    features = {
-        'image/encoded': _bytes_feature(image_bytes),
-        'image/filename': _bytes_feature(filename),
-        'image/format': _bytes_feature(image_format),
-        'image/height': _int_feature(height),
-        'image/label_format': _bytes_feature(b'png'),
-        'image/label': _bytes_feature(label_png_bytes),
-        'image/width': _int_feature(width),
-    }
-    entries = [_field(1, [name.encode()]) + _field(2, feature) for name, feature in features.items()]
-    entries = itertools.chain.from_iterable(_field(1, entry) for entry in entries)  # Features.feature
-    return b''.join(_field(1, list(entries)))  # Example.features
+    values = {'encoded': image_bytes, 'filename': filename, 'format': image_format, 'height': height,
+              'label': label_png_bytes, 'label_format': b'png', 'width': width}
+    example = tf.train.Example()
+    for name, value in values.items():
+        feature = example.features.feature[f'image/{name}']
+        (feature.int64_list if isinstance(value, int) else feature.bytes_list).value.append(value)
+    return example.SerializeToString(deterministic=True)
 
 
-def _bytes_feature(value):
-    return _field(1, _field(1, [value]))  # Feature.bytes_list, BytesList.value
+@contextlib.contextmanager
+def open_writer(path):
+    """A TFRecordWriter whose errors are OSErrors that name `path`, as those of open() are."""
+    try:
+        with tf.io.TFRecordWriter(path) as writer:
+            yield writer
+    except tf.errors.OpError as error:
+        reason = error.message.split('; ')[-1]  # of `path; reason`
+        raise OSError(errno.EIO, reason, path) from error
 
 
-def _int_feature(value):
-    return _field(3, _field(1, [_varint(value)]))  # Feature.int64_list, Int64List.value, packed
-
-
-def _field(number, parts):
-    """A field of a protobuf message, of the wire type 2: bytes with their length in front.
-
-    All is kept in parts, list of bytes, to the end: joined at every level, a JPEG would be copied six times.
-    """
-    return [_varint(number << 3 | 2) + _varint(sum(map(len, parts))), *parts]
-
-
-def _varint(number):
-    """An int of at least 0, seven bits a byte from the low end; the top bit says that more follow."""
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*encoded, number])
-
-
-def write_example(file, example):
-    """Adds a serialised example to a TFRecord file.
+def count_examples(record, whole=False):
+    """Reads a record once and checks every example as far as that is possible without decoding its pictures.
 
     Args:
-        file: binary file, open for writing.
-        example: bytes.
+        record: str, path of a TFRecord file.
+        whole: bool, whether the network will see the images at full size, for which this machine's memory must suffice.
+
+    Returns:
+        int, the number of examples, at least 1.
 
     Raises:
-        OSError: the disk is full, or the like; closing the file may raise it as well.
+        UserError: the file is missing, empty, damaged or not a TFRecord file, or an example is not of the schema, has
+            pictures of another size than it says, or is too large.
     """
-    length = struct.pack('<Q', len(example))
-    file.writelines([length, masked_crc(length), example, masked_crc(example)])
+    max_pixels = pictures.MAX_PIXELS
+    if whole:
+        max_pixels = min(max_pixels, psutil.virtual_memory().total // BYTES_PER_PIXEL)
+    count = 0
+    try:
+        with open_file(record):  # its errors are the clearer ones, and TensorFlow would wait for a pipe
+            for serialized in tf.io.tf_record_iterator(record):
+                check_example(serialized, max_pixels)
+                count += 1
+    except FileNotFoundError:
+        raise UserError(f'{record}: no such file; {CURE}') from None
+    except OSError as error:
+        raise UserError(f'{record}: cannot be read ({error.strerror}); {CURE}') from None
+    except tf.errors.DataLossError:
+        raise UserError(f'{record}: not a TFRecord file, or damaged after example {count}; {CURE}') from None
+    except ValueError as error:
+        raise UserError(f'{record}: example {count}: {error}; {CURE}') from None
+    if count == 0:
+        raise UserError(f'{record}: holds no example; {CURE}')
+    return count
 
 
-def masked_crc(content):
-    """CRC-32C, turned and shifted as TFRecord has it: 4 bytes, little-endian."""
-    crc = google_crc32c.value(content)
-    return struct.pack('<I', (crc >> 15 | crc << 17) + 0xa282ead8 & 0xffffffff)
+def check_example(serialized, max_pixels):
+    """Raises ValueError unless bytes are an example of the schema, of at most max_pixels, whose sizes agree."""
+    try:
+        present = tf.train.Example.FromString(serialized).features.feature
+    except DecodeError:
+        raise ValueError('is not a tf.train.Example') from None
+    values = {}
+    for name, feature in FEATURES.items():
+        kind = 'bytes' if feature.dtype is tf.string else 'int64'
+        if name not in present:
+            raise ValueError(f'lacks the feature {name}')
+        found = getattr(present[name], f'{kind}_list').value
+        if len(found) != 1:
+            raise ValueError(f'the feature {name} is not one {kind} value')
+        values[name] = found[0]
+    name = values['image/filename'].decode(errors='replace')
+    if any(character == '\ufffd' or is_control(character) for character in name):
+        raise ValueError('its image/filename is not text')
+    check_sizes(values, max_pixels)
+
+
+def check_sizes(values, max_pixels):
+    """Raises ValueError unless image, label, height and width of an example, dict by feature, agree."""
+    height, width = values['image/height'], values['image/width']
+    if height < 1 or width < 1:
+        raise ValueError(f'is {width} x {height} pixels by its image/width and image/height')
+    if height * width > max_pixels:
+        limit = 'an image may have' if max_pixels == pictures.MAX_PIXELS else 'fit into the memory at once'
+        raise ValueError(f'{width} x {height} pixels are more than the {max_pixels // 10 ** 6} million that {limit}; '
+                         'scale the image down')
+    for name, formats in (('image/encoded', ['JPEG', 'PNG']), ('image/label', ['PNG'])):
+        size = read_size(values[name], formats)
+        if size is None:
+            raise ValueError(f'its {name} is not a readable {" or ".join(formats)}')
+        if size != (width, height):
+            raise ValueError(f'its {name} is {size[0]} x {size[1]} pixels, by image/width and image/height it is '
+                             f'{width} x {height}')
+
+
+def read_size(data, formats):
+    """(width, height) in the header of a picture's bytes; None if it is not one of Pillow's `formats`, or damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as picture:
+            return picture.size
+    except Exception:  # Pillow raises nearly anything on damaged bytes
+        return None
+
+
+def fingerprint(record):
+    """What distinguishes a record from others, in the default graph.
+
+    Returns:
+        two int64 scalars: the number of its examples, and a hash.
+    """
+    def add(found, serialized):
+        count, mark = found
+        return count + 1, mark * 31 + tf.strings.to_hash_bucket_fast(serialized, 2 ** 31)
+
+    return tf.data.TFRecordDataset(record).reduce((tf.constant(0, tf.int64), tf.constant(0, tf.int64)), add)

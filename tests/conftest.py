@@ -65,24 +65,28 @@ def encode(pixels, **options):
     return file.getvalue()
 
 
+def write_examples(path, examples):
+    """Writes serialised examples to a record; returns its path as str."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for example in examples:
+            writer.write(example)
+    return str(path)
+
+
 def write_record(path, pairs):
     """Writes (image, label) pairs as the examples 'image0', 'image1', ... of a record; returns the path as str."""
-    with open(path, 'wb') as file:
-        for number, (image, label) in enumerate(pairs):
-            example = records.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
-                                           encode(label, format='PNG'), *label.shape)
-            records.write_example(file, example)
-    return str(path)
+    return write_examples(path, [
+        records.make_example(f'image{number}'.encode(), encode(image, format='JPEG', quality=95),
+                             encode(label, format='PNG'), *label.shape)
+        for number, (image, label) in enumerate(pairs)])
 
 
 def write_png_record(path, pairs):
     """As write_record, without loss: the images are PNGs as well."""
-    with open(path, 'wb') as file:
-        for number, (image, label) in enumerate(pairs):
-            records.write_example(file, records.make_example(
-                f'image{number}'.encode(), encode(image, format='PNG'), encode(label.astype(np.uint8), format='PNG'),
-                *label.shape))
-    return str(path)
+    return write_examples(path, [
+        records.make_example(f'image{number}'.encode(), encode(image, format='PNG'),
+                             encode(label.astype(np.uint8), format='PNG'), *label.shape, b'png')
+        for number, (image, label) in enumerate(pairs)])
 
 
 def load_network(session, checkpoint):

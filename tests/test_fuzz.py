@@ -1,40 +1,84 @@
-"""Mutated files through converter, reader and predict.py: fuzz.py, with few inputs. FUZZ_COUNT=5000 takes more."""
+"""Mutated pictures and records through converter and reader: each is used, or refused in one line.
+
+FUZZ_COUNT=5000 tries more than the default number.
+"""
+import contextlib
 import os
 import random
+from pathlib import Path
 
-import fuzz
-import numpy as np
-from conftest import encode
+import pytest
+import tensorflow.compat.v1 as tf
+from conftest import draw_pair, encode, write_examples
 
-COUNT = int(os.environ.get('FUZZ_COUNT', 180))
+import convert_fcn_dataset
+from datasets import records
+from datasets.batches import Sampling, build_reader, run_input, training_batches
+from utils import UserError
 
-
-def test_mutated_files_are_taken_or_refused_in_one_line():
-    found = fuzz.fuzz(0, COUNT, seed=0)
-    assert found['bad'] == []
-    assert sum(sum(outcomes.values()) for outcomes in found['counts'].values()) == COUNT
-    assert len(found['counts']) == 9 and found['peak_bytes'] < fuzz.MEMORY_BOUND
-    assert all(outcomes['refused'] for outcomes in found['counts'].values())  # the mutations do reach what they should
-    assert sum(outcomes['taken'] for outcomes in found['counts'].values()) > COUNT // 20
-
-
-def test_a_crash_is_seen_and_the_next_input_is_run(monkeypatch, tmp_path):
-    script = tmp_path / 'child.py'
-    script.write_text("""
-import json, os, sys
-for number in range(int(sys.argv[2]), int(sys.argv[3])):
-    print(json.dumps({'number': number, 'kind': 'JPEG'}), flush=True)
-    if number == 1:
-        os.abort()
-    print(json.dumps({'outcome': 'taken', 'memory': 2 ** 40 if number == 2 else 5}), flush=True)
-""")
-    monkeypatch.setattr(fuzz, '__file__', str(script))
-    found = fuzz.fuzz(0, 4, seed=0)
-    assert found['bad'] == [[1, 'JPEG', 'crash, exit code -6'], [2, 'JPEG', 'too much memory']]
-    assert found['counts']['JPEG']['taken'] == 2
+COUNT = int(os.environ.get('FUZZ_COUNT', 30))
+IMAGE, LABEL = draw_pair(70, 50, 0)
+JPEG, PNG = encode(IMAGE, format='JPEG', progressive=True), encode(LABEL, format='PNG')
 
 
-def test_an_input_is_made_of_seed_and_number():
-    png = encode(np.zeros((9, 9), np.uint8), format='PNG')
-    made = [fuzz.mutate(png, random.Random(f'0 {number}')) for number in (1, 1, 2)]
-    assert made[0] == made[1] != made[2] and fuzz.mend_png(png) == png
+def mutate(data, chance):
+    """Changes, repeats or removes bytes in one to four places."""
+    data = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at, length = chance.randrange(len(data) + 1), chance.choice((1, 4, 16, 200))
+        data[at:at + length] = chance.choice((
+            chance.randbytes(length), b'\xff' * length, bytes(length), b'', data[at:at + length] * 2))
+    return bytes(data[:chance.choice((len(data), len(data), chance.randrange(len(data) + 1)))])
+
+
+@pytest.mark.parametrize('name', ['JPEGImages/a.jpg', 'SegmentationClass/a.png'])
+def test_mutated_pictures_are_converted_or_refused_in_one_line(tmp_path, name, capfd):
+    lists = tmp_path / 'ImageSets' / 'Segmentation'
+    for folder in (tmp_path / 'JPEGImages', tmp_path / 'SegmentationClass', lists):
+        folder.mkdir(parents=True)
+    for split, image_id in (('train', 'a'), ('val', 'b')):
+        (lists / f'{split}.txt').write_text(image_id)
+        (tmp_path / 'JPEGImages' / f'{image_id}.jpg').write_bytes(JPEG)
+        (tmp_path / 'SegmentationClass' / f'{image_id}.png').write_bytes(PNG)
+    whole, refused = (tmp_path / name).read_bytes(), 0
+    for number in range(COUNT):
+        (tmp_path / name).write_bytes(mutate(whole, random.Random(number)))
+        flags = ['--data_dir', str(tmp_path), '--output_dir', str(tmp_path / 'out'), '--num_workers', '1']
+        with contextlib.suppress(UserError):
+            convert_fcn_dataset.main([*flags, '--check'])
+        capfd.readouterr()
+        try:
+            convert_fcn_dataset.main(flags)
+        except UserError:
+            refused += 1
+            assert sum(line.startswith(str(tmp_path / name)) for line in capfd.readouterr().err.splitlines()) == 1
+    assert refused > COUNT / 2
+
+
+def mutated_record(path, number):
+    """A record that is itself mutated, or whose only example has a mutated image, label or message."""
+    chance, part = random.Random(number), number % 4
+    parts = [mutate(data, chance) if part == place else data for place, data in enumerate((JPEG, PNG))]
+    example = records.make_example(b'a', *parts, 70, 50)
+    write_examples(path, [mutate(example, chance) if part == 2 else example])
+    if part == 3:
+        Path(path).write_bytes(mutate(Path(path).read_bytes(), chance))
+
+
+def test_mutated_records_are_read_or_refused_in_one_line(tmp_path):
+    path, refused = str(tmp_path / 'a.record'), 0
+    write_examples(path, [records.make_example(b'a', JPEG, PNG, 70, 50)])
+    reader = build_reader(path, 1)
+    crops = tf.data.make_initializable_iterator(training_batches(Sampling(path, 1, 1, 32, (1.0, 2.0, 3.0), 0)))
+    next_crops = crops.get_next()
+    with tf.Session() as session:
+        for number in range(2 * COUNT):
+            mutated_record(path, number)
+            try:
+                records.count_examples(path)
+                session.run([reader.initializer, crops.initializer])
+                run_input(session, (reader.next_example, next_crops), path)
+            except UserError as error:
+                refused += 1
+                assert str(error).startswith(path) and '\n' not in str(error)
+    assert refused > COUNT / 2

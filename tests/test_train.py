@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, encode, write_record
+from conftest import draw_pair, encode, write_examples, write_record
 from PIL import Image
 
 import evaluate
@@ -598,10 +598,8 @@ def write_class_30(path):
 
 def write_truncated_jpeg(path):
     image, label = draw_pair(40, 40, 0)
-    with open(path, 'wb') as file:
-        records.write_example(file, records.make_example(b'a', encode(image, format='JPEG')[:-200],
-                                                         encode(label, format='PNG'), 40, 40))
-    return str(path)
+    return write_examples(path, [records.make_example(b'a', encode(image, format='JPEG')[:-200],
+                                                      encode(label, format='PNG'), 40, 40)])
 
 
 def test_an_output_folder_that_is_a_file(record, tmp_path):
@@ -611,7 +609,7 @@ def test_an_output_folder_that_is_a_file(record, tmp_path):
 
 
 @pytest.mark.parametrize('write, reason', [
-    (write_class_30, 'no class in the label of'), (write_truncated_jpeg, 'JPEG')])
+    (write_class_30, 'not a class in the label of'), (write_truncated_jpeg, 'JPEG')])
 def test_a_record_that_cannot_be_trained_on_is_named(tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
     with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:

@@ -20,9 +20,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from matplotlib.figure import Figure
 
-import convert_fcn_dataset
 import train
 import utils
+from datasets import voc
 from report import page
 from utils import UserError
 
@@ -115,8 +115,8 @@ def write_lists(data_dir, folder):
     for name in ('JPEGImages', 'SegmentationClass'):
         if not os.path.lexists(os.path.join(folder, name)):
             os.symlink(os.path.abspath(os.path.join(data_dir, name)), os.path.join(folder, name))
-    ids = {split: convert_fcn_dataset.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
-                                               "--data_dir must be a folder in VOC's layout")
+    ids = {split: voc.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
+                               "--data_dir must be a folder in VOC's layout")
            for split in ('train', 'val')}
     films = [list(film) for _, film in itertools.groupby(ids['train'], key=lambda image_id: image_id[:6])]
     if len(films) > len(ids['train']) / HELD_OUT:  # no films

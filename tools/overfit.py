@@ -64,9 +64,9 @@ def take_first(record, number, path):
     if held < number:
         raise utils.UserError(f'--num_images {number}: {record} holds only {held}')
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, 'wb') as file:
+    with records.open_writer(path) as writer:
         for example in itertools.islice(tf.io.tf_record_iterator(record), number):
-            records.write_example(file, example)
+            writer.write(example)
 
 
 def draw_curve(losses, scores, path):

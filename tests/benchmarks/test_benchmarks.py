@@ -231,7 +231,8 @@ def test_plain_pydensecrf_has_the_parameters_of_refine(pairs):
 
 
 def test_a_constant_batch_is_drawn_once(record):
-    repeated = ours.repeat_first(batches.training_batches)(record, 5, 2, 32, pad_rgb=(0, 0, 0), seed=0)
+    sampling = batches.Sampling(record, 5, 2, 32, pad_rgb=(0, 0, 0), seed=0)
+    repeated = ours.repeat_first(batches.training_batches)(sampling)
     next_batch = tf.data.make_one_shot_iterator(repeated).get_next()
     with tf.Session() as session:
         first, second = session.run(next_batch), session.run(next_batch)

@@ -5,7 +5,7 @@ import tensorflow.compat.v1 as tf
 from conftest import write_png_record
 
 from datasets import augmentation
-from datasets import batches as input_pipeline
+from datasets.batches import Sampling, training_batches
 
 FILL = (9.0, 7.0, 200.0)  # the only colour here with any blue
 MOVES = ('flip', 'scale', 'rotate')
@@ -20,8 +20,8 @@ def run_batches(record, count, num_examples=5, batch_size=10, crop_size=48, augm
     config = tf.ConfigProto(intra_op_parallelism_threads=threads or 0, inter_op_parallelism_threads=threads or 0)
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.set_random_seed(seed)
-        batches = input_pipeline.training_batches(record, num_examples, batch_size, crop_size, FILL, seed, start_step,
-                                                  augment)
+        sampling = Sampling(record, num_examples, batch_size, crop_size, FILL, seed, augment)
+        batches = training_batches(sampling, start_step)
         if threads:
             options = tf.data.Options()
             options.threading.private_threadpool_size = threads
@@ -91,7 +91,7 @@ def test_labels_hold_the_sources_values_only(tmp_path):
     label[:, 38:] = 255
     label[:, 42:] = 200
     record = write_png_record(tmp_path / 'two.record', [(np.repeat(label[..., np.newaxis], 3, axis=-1), label)])
-    batches = input_pipeline.training_batches(record, 1, 10, 40, FILL, 0, augment=MOVES, number_of_classes=254)
+    batches = training_batches(Sampling(record, 1, 10, 40, FILL, 0, augment=MOVES, number_of_classes=254))
     batch = tf.data.make_one_shot_iterator(batches).get_next()
     with tf.Session() as session:
         labels = np.stack([session.run(batch)[1] for _ in range(20)])

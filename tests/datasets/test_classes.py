@@ -39,8 +39,8 @@ def test_a_line_may_end_in_a_colour(tmp_path):
 @pytest.mark.parametrize('content, message', [
     ('', 'holds 0 classes; give 1 to 254'), ('\n'.join(map(str, range(255))), 'holds 255 classes'),
     ('sky\ntree\nsky', 'the name sky stands for two classes'), ('sky #010203\ntree #010203', r'the colour \(1, 2, 3\)'),
-    ('sky #e0e0c0', 'is that of void'), ('sky #80a0f', "'sky #80a0f' ends in no colour"),
-    ('a' * 61, 'is no name'), ('sky\x1b[2J', 'is no name'),
+    ('sky #e0e0c0', 'is that of void'), ('sky #80a0f', "'sky #80a0f' does not end in a colour"),
+    ('a' * 61, 'is not a name'), ('sky\x1b[2J', 'is not a name'),
     (b'\xff\xfe\0', 'is not UTF-8 text')])
 def test_what_is_no_list_of_classes_is_one_line(tmp_path, content, message):
     path = write(tmp_path / 'classes.txt', content)

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import SIZES, draw_pair, encode
+from conftest import SIZES, draw_pair, encode, write_examples
 from PIL import Image
 
 import evaluate
@@ -26,11 +26,10 @@ FACTS = {'dataset': 'a.record'}
 
 def write_named(path, names, pairs):
     """A record whose examples have these names; returns its path as str."""
-    with open(path, 'wb') as file:
-        for name, (image, label) in zip(names, pairs):
-            records.write_example(file, records.make_example(
-                name.encode(), encode(image, format='JPEG', quality=95), encode(label, format='PNG'), *label.shape))
-    return str(path)
+    return write_examples(path, [
+        records.make_example(name.encode(), encode(image, format='JPEG', quality=95), encode(label, format='PNG'),
+                             *label.shape)
+        for name, (image, label) in zip(names, pairs)])
 
 
 def noisy_map(seed, height=30, width=40):

@@ -19,13 +19,12 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, limit_file_size, mount_disk, write_record
+from conftest import draw_pair, limit_file_size, mount_disk, write_examples, write_record
 from test_train import read_log, short_run
 
 import train
 import utils
 from datasets import batches as input_pipeline
-from datasets import records as dataset
 from inference import crf
 from training import checkpoints, run_folder
 from utils import UserError
@@ -482,7 +481,7 @@ def test_the_examples_of_a_loss_that_is_not_finite_are_named(record, tmp_path):
     step = int(re.match(r'the loss is not finite at step (\d): ', message).group(1))
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(0)
-        batches = input_pipeline.training_batches(record, 5, 2, 32, (0, 0, 0), seed=0)
+        batches = input_pipeline.training_batches(input_pipeline.Sampling(record, 5, 2, 32, (0, 0, 0), seed=0))
         ids = tf.data.make_one_shot_iterator(batches).get_next()[2]
         by_step = [[each.decode() for each in session.run(ids)] for _ in range(step)]
     for number, (one, other) in ((step - 1, by_step[-2]), (step, by_step[-1])):
@@ -619,10 +618,7 @@ def empty(path):
 
 def cut_off_the_last(path):
     """Cuts between two examples, where nothing but their number tells that some are missing."""
-    examples = list(tf.io.tf_record_iterator(path))
-    with open(path, 'wb') as file:
-        for example in examples[:-1]:
-            dataset.write_example(file, example)
+    write_examples(path, list(tf.io.tf_record_iterator(path))[:-1])
 
 
 @pytest.mark.parametrize('which', ['train', 'val'])
@@ -631,7 +627,7 @@ def test_a_record_that_is_lost_while_it_is_read(tmp_path, which, harm):
     pairs = [draw_pair(40, 40, number) for number in range(3)]
     records = {name: write_record(tmp_path / f'{name}.record', pairs) for name in ('train', 'val')}
     with tf.Session() as session:
-        batches = input_pipeline.training_batches(records['train'], 3, 1, 32, (0, 0, 0), seed=0)
+        batches = input_pipeline.training_batches(input_pipeline.Sampling(records['train'], 3, 1, 32, (0, 0, 0), 0))
         next_batch = tf.data.make_one_shot_iterator(batches).get_next()
         reader = train.build_reader(records['val'], 3)
         session.run(reader.initializer)

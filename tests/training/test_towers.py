@@ -76,7 +76,7 @@ def test_two_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, mo
 
 
 def test_the_towers_of_a_test_differ_in_what_counts(uneven_record):
-    dataset = batches.training_batches(uneven_record, 6, 4, 64, (0, 0, 0), seed=0)
+    dataset = batches.training_batches(batches.Sampling(uneven_record, 6, 4, 64, (0, 0, 0), seed=0))
     _, labels, _ = tf.data.make_one_shot_iterator(dataset).get_next()
     with tf.Session() as session:
         counted = (session.run(labels) != 255).sum(axis=(1, 2))
@@ -97,7 +97,8 @@ def test_towers_drop_different_units(monkeypatch, uneven_record):
 
 def test_machines_read_the_parts_of_one_batch(uneven_record):
     def read(part):
-        dataset = batches.training_batches(uneven_record, 6, 5, 48, (0, 0, 0), seed=3, start_step=2, part=part)
+        sampling = batches.Sampling(uneven_record, 6, 5, 48, (0, 0, 0), seed=3)
+        dataset = batches.training_batches(sampling, start_step=2, part=part)
         return tf.data.make_one_shot_iterator(dataset).get_next()
 
     complete, *parts = read(None), read((0, 2)), read((2, 5))
