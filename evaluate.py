@@ -16,7 +16,7 @@ import tqdm
 
 import train
 import utils
-from datasets import batches
+from datasets import batches, records
 from datasets.classes import ClassSet
 from inference import averaging, crf, weights
 from inference.predictor import load_predictor, predict_record, session_config
@@ -98,7 +98,7 @@ def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_fil
     Raises:
         UserError: the checkpoint or the record is damaged, their classes differ, or memory ran out.
     """
-    num_examples = batches.count_examples(record, whole=True)
+    num_examples = records.count_examples(record, whole=True)
     class_set = weights.find_common_classes(checkpoint, record, classes_file)
     number_of_classes = len(class_set.names)
     scores = {name: Score(number_of_classes) for name in (['plain', 'crf'] if crf_parameters else ['plain'])}

@@ -20,7 +20,7 @@ import utils
 import vgg
 from benchmarks import earlier_training
 from benchmarks.inputs import as_arguments
-from datasets import batches
+from datasets import batches, records
 from inference import predictor, weights
 
 # Flags of a training that ends when its process does.
@@ -117,7 +117,7 @@ def complete_run(turns, steps, flags):
 
 def reading(turns, record, batch_size, crop_size, num_batches):
     """Contender: the batches of train.py."""
-    num_examples = batches.count_examples(record)
+    num_examples = records.count_examples(record)
     sampling = batches.Sampling(record, num_examples, batch_size, crop_size, vgg.RGB_MEAN, seed=0)
     draw(turns, batches.training_batches(sampling), batch_size, num_batches)
 

@@ -20,12 +20,12 @@ def write_maps(turns, checkpoint, record, folder):
 
     import train
     import utils
-    from datasets import batches
+    from datasets import batches, records
     from inference import predictor, weights
     utils.quiet_tensorflow()
     checkpoint, highest, labels = weights.find_checkpoint(checkpoint), [], []
     network = train.read_network(checkpoint)
-    reader = batches.build_reader(record, batches.count_examples(record), network.number_of_classes)
+    reader = batches.build_reader(record, records.count_examples(record), network.number_of_classes)
     turns.wait()
     with tf.Session(config=predictor.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)

@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from datasets import augmentation
 from datasets.classes import IGNORE_LABEL
-from datasets.records import FEATURES, count_examples, fingerprint  # noqa: F401
+from datasets.records import FEATURES
 from utils import UserError, find_reason
 
 SHUFFLE_BUFFER = 4096  # encoded examples held in memory, about 0.1 MB each: more than VOC2012's 1,464 training images

@@ -23,7 +23,6 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from datasets import pictures
-from datasets.classes import IGNORE_LABEL  # noqa: F401, a part of the schema
 from utils import UserError, is_control, open_file
 
 # What is read of an example.

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import train
 import utils
-from datasets import batches, records
+from datasets import records
 from report import page
 
 
@@ -60,7 +60,7 @@ def main(argv=None):
 
 def take_first(record, number, path):
     """Copies the first `number` examples of a record to a new record; UserError if it holds fewer."""
-    held = batches.count_examples(record)
+    held = records.count_examples(record)
     if held < number:
         raise utils.UserError(f'--num_images {number}: {record} holds only {held}')
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 import train
 import utils
-from datasets import batches
+from datasets import batches, records
 from inference import averaging, crf, predictor, weights
 from inference.scores import confusion_matrix, mean_iou
 from utils import UserError
@@ -77,7 +77,7 @@ def main(argv=None):
     utils.quiet_tensorflow()
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
-    batches.count_examples(args.dataset, whole=True)
+    records.count_examples(args.dataset, whole=True)
     names = read_names(args.dataset)
     check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
@@ -149,7 +149,7 @@ def count_shared(record, names, other, purpose):
         record: str. names: list of str, its images. other: str or None. purpose: str, of the other, for the warning.
     """
     if other and os.path.exists(other):
-        batches.count_examples(other)  # checks it
+        records.count_examples(other)  # checks it
         return len(set(names) & set(read_names(other)))
     if other and os.path.basename(other) == os.path.basename(record):
         return len(names)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import tensorflow.compat.v1 as tf
 
 import utils
-from datasets import batches
+from datasets import records
 from training.towers import Placement, divide_batch, place_here
 from utils import UserError
 
@@ -142,7 +142,7 @@ def serve(config, job, cluster):
     """
     task = cluster.task
     if task.type == 'worker':  # its own error message is clearer than the chief's
-        batches.count_examples(job.dataset_train, job.whole_images)
+        records.count_examples(job.dataset_train, job.whole_images)
     server = start_server(config, cluster)
     chief, = cluster.addresses['chief']
     print(f'{task.type} {task.index} serves the chief, {chief}', flush=True)
@@ -346,12 +346,12 @@ def place_on_machines(cluster, server, batch_size):
 def check_records(cluster, job):
     """Raises UserError unless all machines have the same training record: each reads its part of the same batches."""
     record = job.dataset_train
-    batches.count_examples(record, job.whole_images)  # before TensorFlow's reader, which explains less
+    records.count_examples(record, job.whole_images)  # before TensorFlow's reader, which explains less
     expected = None
     for task in cluster.tasks('chief', 'worker'):
         with tf.Graph().as_default(), connect(task, TIMEOUT) as session:
             try:
-                found = session.run(batches.fingerprint(record))
+                found = session.run(records.fingerprint(record))
             except (tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.PermissionDeniedError) as error:
                 raise UserError(f"{record}: {task} cannot read it ({utils.find_reason(error)}); copy the chief's "
                                 'file there') from None

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets import classes
-from datasets.batches import count_examples
+from datasets.records import count_examples
 from utils import UserError
 
 

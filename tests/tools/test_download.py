@@ -20,7 +20,7 @@ from vgg_files import for_bgr, make_narrow, random_arrays, read_shapes, run_vgg,
 import convert_fcn_dataset
 import train
 import utils
-from datasets import batches
+from datasets import records
 from tools import download
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -470,7 +470,7 @@ def test_from_the_address_to_a_trained_network(narrow, server, tmp_path, monkeyp
     convert_fcn_dataset.main([])
     train.main(['--checkpoint_path', 'vgg_16.ckpt', '--fc_channels', '8', '--crop_size', '32', '--batch_size', '1',
                 '--max_steps', '1', '--val_steps', '0'])
-    assert batches.count_examples('data/fcn_train.record') == 1
+    assert records.count_examples('data/fcn_train.record') == 1
     assert os.path.exists('results/train/model.ckpt-1.index')
 
 

@@ -5,7 +5,7 @@ from conftest import draw_pair, write_record
 from PIL import Image
 
 import utils
-from datasets import batches
+from datasets import records
 from report import page
 from tools import overfit
 
@@ -13,7 +13,7 @@ from tools import overfit
 def test_overfit_scores_what_it_trains_on_and_draws_the_curve(record, tmp_path, capsys):
     overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
                   '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])
-    assert batches.count_examples(str(tmp_path / 'few.record')) == 2
+    assert records.count_examples(str(tmp_path / 'few.record')) == 2
     rows = page.read_table(str(tmp_path / 'train' / 'eval.csv'))
     assert [row['step'] for row in rows] == [2, 4, 5]
     assert f'mean IoU {rows[-1]["mean_iou"]:.4f} on the 2 images' in capsys.readouterr().out

@@ -19,7 +19,7 @@ import train
 import utils
 import vgg
 from benchmarks.machines import find_ports
-from datasets import batches
+from datasets import records
 from inference.predictor import build_predictor
 from inference.weights import network_variables
 from training import checkpoints, cluster, towers
@@ -101,7 +101,7 @@ def test_different_records_have_different_fingerprints(tmp_path):
     found = []
     for number, pairs in enumerate(([first, second], [first, second], [first, third], [first], [first] * 3)):
         with tf.Session() as session:
-            found.append(tuple(session.run(batches.fingerprint(write_record(tmp_path / str(number), pairs)))))
+            found.append(tuple(session.run(records.fingerprint(write_record(tmp_path / str(number), pairs)))))
     assert [count for count, _ in found] == [2, 2, 2, 1, 3]
     assert found[0] == found[1] and len(set(found)) == 4
 
