@@ -112,7 +112,7 @@ def test_a_worker_with_another_record_is_named(monkeypatch, record):
     server = tf.train.Server({'chief': [address]}, 'chief', 0)
     monkeypatch.setattr(cluster, 'connect', lambda *_: tf.Session(server.target))
     marks = iter([(5, 1), (5, 1), (5, 1), (3, 2)])
-    monkeypatch.setattr(batches, 'fingerprint',
+    monkeypatch.setattr(records, 'fingerprint',
                         lambda _: [tf.constant(number) for number in next(marks)])
     of_two, job = make_cluster('b:1', chief=address), cluster.Job(record, 4, False, None)
     cluster.check_records(of_two, job)
