@@ -121,6 +121,7 @@ def write():
 
 
 def main():
+    utils.ArgumentParser('Writes docs/flags.md from the parsers of all programs.').parse_args()
     utils.save_text(os.path.join(ROOT, 'docs', 'flags.md'), write())
 
 
