@@ -200,9 +200,8 @@ def test_threads_change_nothing(painted, crop_size):
     assert_same(one, many)
 
 
-@pytest.mark.parametrize('start_step', [1, 3])
 @pytest.mark.parametrize('crop_size', [48, 0])
-def test_a_resumed_run_draws_what_it_would_have_drawn(painted, crop_size, start_step):
+def test_a_resumed_run_draws_what_it_would_have_drawn(painted, crop_size, start_step=3):
     flags = {'batch_size': 3, 'crop_size': crop_size, 'augment': augmentation.KINDS}
     batches = run_batches(painted, 6, **flags)
     assert_same(batches[start_step:], run_batches(painted, 6 - start_step, start_step=start_step, **flags))

@@ -48,7 +48,7 @@ def test_a_label_that_is_not_a_class_ends_reading(tmp_path, value):
         run_batches(path, 1, num_examples=1, crop_size=100)
 
 
-@pytest.mark.parametrize('value, number_of_classes', [(11, 12), (21, 254), (253, 254)])
+@pytest.mark.parametrize('value, number_of_classes', [(11, 12), (253, 254)])
 def test_labels_of_other_class_sets(tmp_path, value, number_of_classes):
     label = np.full((32, 32), value, np.uint8)
     record = write_record(tmp_path / 'own.record', [(np.zeros((32, 32, 3), np.uint8), label)])
@@ -196,7 +196,7 @@ def test_same_seed_same_batches_other_seed_other_batches(record):
     assert_same_batches(batches, run_batches(record, 10, seed=5), expected=False)
 
 
-@pytest.mark.parametrize('start_step', [1, 2, 3, 7])
+@pytest.mark.parametrize('start_step', [1, 7])
 def test_a_resumed_run_sees_what_it_would_have_seen(record, start_step):
     batches = run_batches(record, 10, batch_size=3)
     assert_same_batches(batches[start_step:], run_batches(record, 10 - start_step, batch_size=3, start_step=start_step))
