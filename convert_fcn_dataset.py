@@ -90,10 +90,10 @@ def convert_pair(split, image_id, class_set, scale):
         if fault.kind == 'too small':
             raise utils.UserError(fault.message)
         return Converted(problem=fault.message)
-    labels, image, image_format = pair.labels, pair.photo.data, pair.photo.format
+    labels, image, image_format = pair.labels, pair.image.data, pair.image.format
     if scale < 1:
         labels = pictures.scale_label(labels, scale)
-        image, image_format = pictures.scale_image(pair.photo, scale), b'jpeg'
+        image, image_format = pictures.scale_image(pair.image, scale), b'jpeg'
     example = records.make_example(image_id.encode(), image, pictures.encode_label(labels), *labels.shape,
                                    image_format)
     return Converted(example, np.bincount(labels.ravel(), minlength=256))

@@ -78,9 +78,9 @@ def look_at_pair(split, class_set, scale, image_id):
     """Reads an image and its mask; returns Seen."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     seen = Seen(image_id, pair.image_path, pair.faults)
-    if pair.photo:
-        checksum = zlib.crc32(pair.photo.picture.convert('RGB').tobytes())
-        seen = seen._replace(size=pair.photo.size, checksum=checksum)
+    if pair.image:
+        checksum = zlib.crc32(pair.image.picture.convert('RGB').tobytes())
+        seen = seen._replace(size=pair.image.size, checksum=checksum)
     if pair.labels is None:
         return seen
     seen = seen._replace(pixels=np.bincount(pair.labels.ravel(), minlength=256), mask_kind='SBD')

@@ -1,6 +1,6 @@
 """Reads the pictures of a data set: images as files, masks as class indices.
 
-    photo = pictures.read_image('JPEGImages/2007_000032.jpg')
+    image = pictures.read_image('JPEGImages/2007_000032.jpg')
     labels = pictures.read_label('SegmentationClass/2007_000032.png', classes.VOC)
 
 Each picture is decoded to its last byte; one that cannot be used raises BadFileError. Masks are palette PNGs, as in the
@@ -37,7 +37,7 @@ class BadFileError(Exception):
         self.kind = kind
 
 
-class Photo(NamedTuple):
+class ImageFile(NamedTuple):
     """An image: its file's bytes, b'jpeg' or b'png', (width, height), and the decoded picture, perhaps smaller."""
     data: bytes
     format: bytes
@@ -85,7 +85,7 @@ def read_image(path, coarse=False):
         coarse: bool, whether a JPEG's `picture` may have an eighth of its size: enough to check every byte.
 
     Returns:
-        Photo.
+        ImageFile.
 
     Raises:
         BadFileError: the file cannot be used.
@@ -96,7 +96,7 @@ def read_image(path, coarse=False):
         raise BadFileError(f'{path}: has 16 bits a channel; save it with 8', 'kind of image')
     if picture.has_transparency_data and picture.convert('RGBA').getchannel('A').getextrema()[0] < 255:
         raise BadFileError(f'{path}: has transparent pixels; save it without transparency', 'kind of image')
-    return Photo(data, kind.lower().encode(), size, picture)
+    return ImageFile(data, kind.lower().encode(), size, picture)
 
 
 def read_picture(path, kind, coarse=False):
@@ -221,9 +221,9 @@ def scaled_size(size, scale):
     return tuple(max(1, round(side * scale)) for side in size)
 
 
-def scale_image(photo, scale):
-    """A Photo's picture scaled by averaging areas, which loses no thin line; bytes of a JPEG, quality 95, 4:4:4."""
-    pixels = cv2.resize(np.asarray(photo.picture.convert('RGB')), scaled_size(photo.size, scale),
+def scale_image(image, scale):
+    """Scales an ImageFile by averaging areas, which loses no thin line; bytes of a JPEG, quality 95, 4:4:4."""
+    pixels = cv2.resize(np.asarray(image.picture.convert('RGB')), scaled_size(image.size, scale),
                         interpolation=cv2.INTER_AREA)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, 'JPEG', quality=95, subsampling=0)

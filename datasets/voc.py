@@ -54,7 +54,7 @@ class Pair(NamedTuple):
     """An image and its mask, as far as they can be read."""
     image_path: str
     label_path: str
-    photo: pictures.Photo | None
+    image: pictures.ImageFile | None
     labels: np.ndarray | None  # uint8 [H, W]
     faults: list  # of Finding; empty if the pair can be used
 
@@ -207,9 +207,9 @@ def read_pair(split, image_id, class_set, scale):
         Pair.
     """
     image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
-    photo, labels, faults = None, None, []
+    image, labels, faults = None, None, []
     try:
-        photo = read_image(split, image_paths, coarse=scale == 1)
+        image = read_image(split, image_paths, coarse=scale == 1)
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
     try:
@@ -217,12 +217,12 @@ def read_pair(split, image_id, class_set, scale):
         labels = pictures.read_label(label_path, class_set)
     except BadFileError as error:
         faults.append(Finding(error.kind, str(error)))
-    if photo and labels is not None and photo.size != labels.shape[::-1]:
-        sizes = '{} x {} pixels, its image {} x {}'.format(*labels.shape[::-1], *photo.size)
+    if image and labels is not None and image.size != labels.shape[::-1]:
+        sizes = '{} x {} pixels, its image {} x {}'.format(*labels.shape[::-1], *image.size)
         faults.append(Finding('size mismatch', f'{label_path}: is {sizes}'))
-    if photo:
-        faults += find_scaling_faults(image_paths[0], photo.size, scale)
-    return Pair(image_paths[0], label_path, photo, labels, faults)
+    if image:
+        faults += find_scaling_faults(image_paths[0], image.size, scale)
+    return Pair(image_paths[0], label_path, image, labels, faults)
 
 
 def find_images(split, image_id):
