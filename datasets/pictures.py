@@ -23,7 +23,6 @@ from datasets.classes import IGNORE_LABEL
 FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.png': 'PNG'}  # of images, by the ending of the file's name
 MAX_PIXELS = 2 ** 26  # of an image or a mask
 MAX_FILE_BYTES = 2 ** 28  # of its file
-MAX_JPEG_SIDE = 65500  # pixels, of libjpeg
 STRETCH = {'L;2': 85, 'L;4': 17}  # Pillow stretches grey of 2 and 4 bits to 0..255 by these factors
 # Masks are flat areas: run lengths pack VOC's masks a third smaller than zlib's level 1, and as fast.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)

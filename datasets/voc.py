@@ -20,7 +20,6 @@ from datasets.pictures import BadFileError
 
 ROLES = ('train', 'val')
 SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
-MAX_LIST_BYTES = 2 ** 25  # two million ids of 16 letters
 
 
 class Finding(NamedTuple):
@@ -141,9 +140,6 @@ def read_lines(list_path, cure):
     """The lines of a list that are not empty, list of str; UserError as of read_ids, whatever the ids are."""
     try:
         with utils.open_file(list_path, encoding='utf-8-sig') as file:  # some editors begin with a byte order mark
-            if os.fstat(file.fileno()).st_size > MAX_LIST_BYTES:
-                raise utils.UserError(f'{list_path} is larger than {MAX_LIST_BYTES >> 20} MB: it must hold one '
-                                      'image id a line')
             lines = [line.strip() for line in file if line.strip()]
     except OSError as error:
         raise utils.UserError(f'{list_path}: {error.strerror}: {cure}') from error
@@ -158,9 +154,8 @@ def find_list_faults(list_path, lines):
     """Yields a Finding for each line that is not an id, and one for the repeated ids."""
     for line in lines:
         if not is_id(line):
-            shown = line if len(line) < 80 else line[:80] + '...'
-            yield Finding('not an id', f'{list_path}: {shown!r} is not an id: give the file name alone, without folder '
-                                       'and ending')
+            yield Finding('not an id', f'{list_path}: {line[:80]!r} is not an id: give the file name alone, without '
+                                       'folder and ending')
     repeated = [line for line, times in collections.Counter(lines).items() if times > 1 and is_id(line)]
     if repeated:
         yield Finding('repeated id', f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
@@ -252,16 +247,11 @@ def read_image(split, paths, coarse):
 
 
 def find_scaling_faults(path, size, scale):
-    """Yields a Finding if `scale` makes an image, (width, height), too small to learn from, or it is no JPEG's size."""
-    if scale == 1:
-        return
+    """Yields a Finding if `scale` makes an image, (width, height), too small to learn from."""
     width, height = pictures.scaled_size(size, scale)
     if min(width, height) < SMALL_SIDE <= min(size):  # an image that was small before is not --scale's fault
         yield Finding('too small', f'--scale {scale:g}: makes {path} {width} x {height} pixels, and fewer than '
                                    f'{SMALL_SIDE} on a side are one to the network; take a larger one')
-    if max(width, height) > pictures.MAX_JPEG_SIDE:
-        yield Finding('too large', f'{path}: is {max(width, height)} pixels long once scaled, a JPEG '
-                                   f'{pictures.MAX_JPEG_SIDE} at most; take a smaller --scale')
 
 
 def map_in_order(function, items, num_workers):

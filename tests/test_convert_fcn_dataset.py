@@ -367,16 +367,6 @@ def test_a_scaled_record_counts_the_scaled_pixels(voc, capfd):
     assert stored['pixels'] == [6, *[0] * 14, 3, *[0] * 5, 3]
 
 
-def test_an_image_that_stays_too_long_for_a_jpeg_is_named(voc, capfd):
-    save_png(voc, 'b', Image.new('L', (140_000, 1)))
-    write_palette_mask(mask_of(voc, 'b'), np.zeros((1, 140_000), np.uint8))
-    with pytest.raises(UserError, match='^1 of 5 images'):
-        run(voc, '--scale', '0.5')
-    assert 'b.png: is 70000 pixels long once scaled, a JPEG 65500 at most' in capfd.readouterr().err
-    example = read_record(run(voc, '--scale', '0.1') / 'fcn_train.record')[1]
-    assert (example['image/height'], example['image/width']) == ([1], [14_000])
-
-
 @pytest.mark.parametrize('scale', ['0', '-1', '1.01', 'nan', 'half', 'inf'])
 def test_a_scale_out_of_range_is_refused(capfd, scale):
     with pytest.raises(SystemExit):
@@ -618,7 +608,7 @@ def test_folders_may_be_links_and_files_links_inside_the_data_folder(voc):
 @pytest.mark.parametrize('ids, reason', [
     ('abb', 'holds b more than once'), ('', 'is empty'), (['a', '../../secret'], "'../../secret' is not an id"),
     (['/etc/passwd'], "'/etc/passwd' is not an id"), (['..'], "'..' is not an id"),
-    (['x\\y'], 'is not an id'), (['a', '\x1b[2J'], 'is not an id'), (['a' * 201], "aaa...' is not an id"),
+    (['x\\y'], 'is not an id'), (['a', '\x1b[2J'], 'is not an id'), (['a' * 201], "aaa' is not an id"),
     ('ad', 'd is in both'), (['a', '\0'], 'is not an id')])
 def test_bad_split_file_is_refused_by_name(voc, ids, reason):
     write_split(voc, 'train', ids)
@@ -642,12 +632,8 @@ def test_split_file_that_is_no_text_is_refused(voc):
         run(voc)
 
 
-def test_split_file_is_a_file_of_sane_size(voc):
+def test_split_file_that_is_a_pipe_is_refused(voc):
     path = voc / 'ImageSets' / 'Segmentation' / 'train.txt'
-    with open(path, 'ab') as file:
-        file.truncate(2 ** 25 + 1)
-    with pytest.raises(UserError, match='train.txt is larger than 32 MB'):
-        run(voc)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(UserError, match='train.txt: is not a file: name another list by --train_split'):

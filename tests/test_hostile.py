@@ -86,11 +86,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@hostile('convert', 'train.txt is larger than 32 MB')
-def list_that_is_huge(folder):
-    os.truncate(list_of(folder), 10 ** 12)
-
-
 @hostile('convert', 'b.png: is a link that leads out of the data folder')
 def mask_that_is_a_link_out(folder):
     mask_of(folder).unlink()
