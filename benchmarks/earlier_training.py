@@ -64,9 +64,8 @@ def build_graph(records, batch_size, crop_size, fc_channels):
 def training(turns, records, batch_size, crop_size, fc_channels, steps, log_dir):
     """Contender: the earlier loop, `steps` steps a round, the last of which is run again for the log in LOG_DIR."""
     utils.quiet_tensorflow()
-    graph = build_graph(records, batch_size, crop_size, fc_channels)
-    is_training, train_op, loss, summaries = graph
-    with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as session:  # as it was
+    with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as session:
+        is_training, train_op, loss, summaries = build_graph(records, batch_size, crop_size, fc_channels)
         session.run(tf.global_variables_initializer())
         writer, step, number = tf.summary.FileWriter(log_dir, session.graph), 0, min(2, steps)
         while True:

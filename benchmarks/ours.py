@@ -117,24 +117,23 @@ def complete_run(turns, steps, flags):
 
 def reading(turns, record, batch_size, crop_size, num_batches):
     """Contender: the batches of train.py."""
-    num_examples = records.count_examples(record)
-    sampling = batches.Sampling(record, num_examples, batch_size, crop_size, vgg.RGB_MEAN, seed=0)
-    draw(turns, batches.training_batches(sampling), batch_size, num_batches)
+    sampling = batches.Sampling(record, records.count_examples(record), batch_size, crop_size, vgg.RGB_MEAN, seed=0)
+    draw(turns, batch_size, num_batches, lambda: batches.training_batches(sampling))
 
 
 def complete_then_crop(turns, record, batch_size, crop_size, num_batches):
     """Contender: decodes the complete image before it crops; see earlier_training.training_batches."""
-    draw(turns, earlier_training.training_batches(record, batch_size, crop_size), batch_size, num_batches)
+    draw(turns, batch_size, num_batches, lambda: earlier_training.training_batches(record, batch_size, crop_size))
 
 
-def draw(turns, pipeline, batch_size, num_batches):
-    """Draws batches as fast as they come. Each round starts the pipeline anew, and first draws a quarter untimed.
+def draw(turns, batch_size, num_batches, build):
+    """Draws batches as fast as they come from the tf.data.Dataset that build() returns.
 
-    A pipeline that runs on while others have their turn would fill its buffers.
+    Each round starts it anew, because it would fill its buffers during the others' turns, and draws a quarter untimed.
     """
-    iterator = tf.data.make_initializable_iterator(pipeline)
-    next_batch = tf.group(*iterator.get_next())
-    with tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+        iterator = tf.data.make_initializable_iterator(build())
+        next_batch = tf.group(*iterator.get_next())
         while True:
             turns.wait()
             session.run(iterator.initializer)
@@ -152,7 +151,7 @@ def prediction(turns, checkpoint, height, width, images):
     """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
     utils.quiet_tensorflow()
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
-    with tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         while True:
             with turns.round(images):
@@ -164,7 +163,7 @@ def write_checkpoint(turns, path, fc_channels):
     """Writes a network at its random start, weights only. One round."""
     utils.quiet_tensorflow()
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    predictor.build_predictor(train.fcn, train.Network(fc_channels=fc_channels))
-    with tf.Session() as session, turns.round(items=1):
+    with turns.round(items=1), tf.Graph().as_default(), tf.Session() as session:
+        predictor.build_predictor(train.fcn, train.Network(fc_channels=fc_channels))
         session.run(tf.global_variables_initializer())
         tf.train.Saver(weights.network_variables()).save(session, path, write_meta_graph=False)

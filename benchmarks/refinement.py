@@ -25,9 +25,10 @@ def write_maps(turns, checkpoint, record, folder):
     utils.quiet_tensorflow()
     checkpoint, highest, labels = weights.find_checkpoint(checkpoint), [], []
     network = train.read_network(checkpoint)
-    reader = batches.build_reader(record, records.count_examples(record), network.number_of_classes)
+    num_examples = records.count_examples(record)
     turns.wait()
-    with tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+        reader = batches.build_reader(record, num_examples, network.number_of_classes)
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)
         for number, (example, probabilities) in enumerate(predictor.predict_record(session, loaded, reader)):
             np.savez(os.path.join(folder, f'{number}.npz'), image=example['image'], probabilities=probabilities)
