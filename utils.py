@@ -1,6 +1,6 @@
-"""What every script shares: bilinear kernels, the VOC palette, scores, picture files, and how programs end.
+"""What every script shares: bilinear kernels, the VOC palette, picture files, flags, and how programs end.
 
-Nothing here knows of TensorFlow, records or checkpoints.
+Nothing here imports TensorFlow.
 """
 import argparse
 import contextlib
@@ -68,13 +68,8 @@ def voc_palette():
     return palette
 
 
-def colourise(labels, palette):
-    """Label map uint8 [H, W] to the colours of a palette, uint8 [256, 3]; uint8 RGB [H, W, 3]."""
-    return palette[labels]
-
-
 def overlay(image, labels, palette, has_background, opacity=0.6):
-    """Lays the colours of a label map over the image.
+    """Lays the colours of a label map over an image.
 
     Args:
         image: uint8 RGB [H, W, 3].
@@ -82,25 +77,19 @@ def overlay(image, labels, palette, has_background, opacity=0.6):
         palette: uint8 [256, 3], see classes.ClassSet.
         has_background: bool; class 0 then shows the image alone.
         opacity: float in 0..1, share of the colour.
-
-    Returns:
-        uint8 RGB [H, W, 3].
     """
-    blended = cv2.addWeighted(image, 1 - opacity, colourise(labels, palette), opacity, 0)
+    blended = cv2.addWeighted(image, 1 - opacity, palette[labels], opacity, 0)
     return np.where(labels[:, :, np.newaxis] > 0, blended, image) if has_background else blended
 
 
 def error_map(image, labels, predictions, number_of_classes):
-    """Where a prediction is wrong: red; right: the image, faint; void: VOC's colour of void.
+    """Where a prediction is wrong: red; right: the image, faint; void: VOC's colour of void. uint8 RGB [H, W, 3].
 
     Args:
         image: uint8 RGB [H, W, 3].
         labels: uint8 [H, W]; values of number_of_classes and above are void.
         predictions: uint8 [H, W].
         number_of_classes: int.
-
-    Returns:
-        uint8 RGB [H, W, 3].
     """
     errors = cv2.addWeighted(image, 0.3, np.full_like(image, 255), 0.7, 0)
     errors[labels != predictions] = (220, 30, 30)
@@ -208,42 +197,26 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 
 
-def positive_int(text):
-    """argparse type: an int of at least 1 that 32 bits hold."""
-    return _in_range(_parse(int, text), 1, 2 ** 31 - 1)
+def _number(kind, lowest, above=False):
+    """An argparse type: an int or a float from `lowest` up, or `above` it, that 32 bits or a float can hold."""
+    highest = 2 ** 31 - 1 if kind is int else sys.float_info.max
+
+    def parse(text):
+        try:
+            number = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a {"whole " if kind is int else ""}number') from None
+        if number > highest:
+            raise argparse.ArgumentTypeError(f'{number} is too large')
+        if not number >= lowest or (above and number == lowest):
+            raise argparse.ArgumentTypeError(f'{number:g} is not a number {"above" if above else "from"} {lowest}'
+                                             f'{"" if above else " up"}')
+        return number
+    return parse
 
 
-def non_negative_int(text):
-    """argparse type: an int of at least 0 that 32 bits hold."""
-    return _in_range(_parse(int, text), 0, 2 ** 31 - 1)
-
-
-def non_negative_float(text):
-    """argparse type: a finite float of at least 0."""
-    return _in_range(_parse(float, text), 0, sys.float_info.max)
-
-
-def positive_float(text):
-    """argparse type: a finite float above 0."""
-    number = _parse(float, text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f'{number:g} is not a number above 0')
-    return _in_range(number, 0, sys.float_info.max)
-
-
-def _parse(kind, text):
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a {"whole " if kind is int else ""}number') from None
-
-
-def _in_range(number, lowest, highest):
-    if number > highest:
-        raise argparse.ArgumentTypeError(f'{number} is too large')
-    if not number >= lowest:
-        raise argparse.ArgumentTypeError(f'{number} is not a number from {lowest} up')
-    return number
+positive_int, non_negative_int = _number(int, 1), _number(int, 0)
+positive_float, non_negative_float = _number(float, 0, above=True), _number(float, 0)
 
 
 class Stopped(KeyboardInterrupt):

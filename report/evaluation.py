@@ -67,10 +67,10 @@ def write_sample(folder, stem, sample, class_set):
         list of str, the files' names.
     """
     palette = class_set.palette
-    pictures = {'img': sample.image, 'annotation': utils.colourise(sample.label, palette)}
+    pictures = {'img': sample.image, 'annotation': palette[sample.label]}
     for name, prediction in sample.predictions.items():
         suffix = '_crfed' if name == 'crf' else ''
-        pictures['prediction' + suffix] = utils.colourise(prediction, palette)
+        pictures['prediction' + suffix] = palette[prediction]
         pictures['error' + suffix] = utils.error_map(sample.image, sample.label, prediction, len(class_set.names))
     for name, pixels in pictures.items():
         utils.save_image(os.path.join(folder, f'{stem}_{name}.jpg'), pixels)

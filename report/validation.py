@@ -33,7 +33,7 @@ def write_validation(folder, step, image, label, probabilities, class_set, crf_p
             'prediction_crfed': crf.refine(image, probabilities, crf_parameters)}
     palette = class_set.palette
     pictures = {'img': image,
-                **{name: utils.colourise(labels, palette) for name, labels in maps.items()},
+                **{name: palette[labels] for name, labels in maps.items()},
                 'overlay': utils.overlay(image, maps['prediction_crfed'], palette, class_set.has_background)}
 
     stem = os.path.join(folder, f'val_{step}_')

@@ -64,11 +64,6 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 PALETTE = np.arange(768).reshape(256, 3).astype(np.uint8)  # class 1 has (3, 4, 5), and so on
 
 
-def test_colourise_takes_the_palettes_rows():
-    np.testing.assert_array_equal(utils.colourise(np.array([[0, 2, 80]], np.uint8), PALETTE),
-                                  [[[0, 1, 2], [6, 7, 8], [240, 241, 242]]])
-
-
 @pytest.mark.parametrize('has_background, first', [(True, (100, 100, 100)), (False, (55, 60, 65))])
 def test_overlay_blends_objects_and_leaves_background(has_background, first):
     image = np.full((1, 2, 3), 100, np.uint8)
