@@ -2,10 +2,10 @@
 
     bash benchmarks/gpu_check.sh out/gpu_check.md
 
-Every run is a process of its own. If one fails, the page shows the last line of its log, and the others go on. On a
-machine without a GPU the runs are small, and those that need one are left out.
+Every run is a process of its own. If one fails, the page has the last line of its output, the terminal the last 30,
+and the others go on. On a machine without a GPU the runs are small, and those that need one are left out. The runs are
+in a temporary folder (TMPDIR) of at most 9 GB, which is removed.
 """
-import concurrent.futures
 import csv
 import datetime
 import glob
@@ -13,20 +13,26 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 import utils
 from utils import UserError
 
 PROGRAM_SECONDS = 300  # a program that runs longer than this hangs
+LAST_START = 9 * 60  # seconds after which no run starts
 NO_TF32 = {'NVIDIA_TF32_OVERRIDE': '0'}  # read by cuBLAS and cuDNN: float32 is float32
+KEPT = ('TF32', 'float32', 'deterministic', 'deterministic again')  # runs whose weights are used afterwards
 ON_CPU = {'CUDA_VISIBLE_DEVICES': '-1'}
 
 
@@ -47,22 +53,24 @@ SMALL = Size(steps=20, batch_size=4, crop_size=96, fc_channels=512, num_train=8,
 def parse_args(argv=None):
     """The program's flags; see --help."""
     parser = utils.ArgumentParser("Checks this machine's GPUs: training, evaluation and prediction, side by side.")
-    parser.add_argument('--report', default='out/gpu_check.md', help='Markdown file to write; the runs go beside it')
+    parser.add_argument('--report', default='out/gpu_check.md', help='Markdown file to write')
     parser.add_argument('--small', action='store_true', help='small runs, as on a machine without a GPU')
-    parser.add_argument('--steps', type=utils.positive_int, help='steps of each training, by default 200, small 20')
-    parser.add_argument('--minutes', type=utils.positive_float, default=9.0, help='no run starts later than this')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    folder = os.path.splitext(args.report)[0]
-    os.makedirs(folder, exist_ok=True)
-    page = Page(args.report, args.minutes)
+    os.makedirs(os.path.dirname(args.report) or '.', exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='gpu_check_') as folder:
+        check(Page(args.report), folder, args.small)
+    print(f'\nreport: {args.report}')
+
+
+def check(page, folder, small):
+    """Runs everything in a folder and fills the page; `small` has it small on a GPU too."""
     devices = call_apart(describe_devices)
     gpus = len(devices['gpus'])
-    size = SMALL if args.small or not gpus else FULL
-    size = size._replace(steps=args.steps or size.steps)
+    size = SMALL if small or not gpus else FULL
 
     page.add(f'# GPU check of {datetime.date.today()}\n\n' + format_facts(devices, size))
     make_records(folder, size)
@@ -72,13 +80,12 @@ def main(argv=None):
     if importlib.util.find_spec('torch'):
         for name in ('float32', 'TF32', 'bfloat16') if gpus else ('float32',):
             page.try_row(f'PyTorch, {name}', time_pytorch, name, size)
-    page.add(f'\n{compare_checkpoints(folder, "deterministic", "deterministic again")}')
+    page.add(f'\n{compare_runs(folder, "deterministic", "deterministic again")}')
 
     page.add(PREDICTION_HEAD)
     reference = {}
     for name, environment in {'CPU': ON_CPU, **({'GPU': {}, 'GPU, TF32 off': NO_TF32} if gpus else {})}.items():
         page.try_row(name, predict, folder, name, environment, reference)
-    print(f'\nreport: {args.report}; logs of the runs in {folder}')
 
 
 # ------------------------------------------------------------------------------------------- the page
@@ -102,14 +109,10 @@ Weights of the first training. The differences are from the CPU.
 
 
 class Page:
-    """The report, written line by line, so that a run that is broken off leaves what it found.
+    """The report, a Markdown file. It is written line by line, so that a check that is stopped leaves what it found."""
 
-    Args:
-        path: str, Markdown file. minutes: float, when the last row may begin.
-    """
-
-    def __init__(self, path, minutes):
-        self.path, self.started, self.last_start = path, time.perf_counter(), 60 * minutes
+    def __init__(self, path):
+        self.path, self.started = path, time.perf_counter()
         open(path, 'w').close()
 
     def add(self, text):
@@ -120,26 +123,25 @@ class Page:
 
     def try_row(self, name, function, *args):
         """Appends a row with the cells that function(*args) returns, or with the reason why there are none."""
-        if time.perf_counter() - self.started > self.last_start:
+        if time.perf_counter() - self.started > LAST_START:
             cells = ['left out: no time']
         else:
             try:
                 cells = function(*args)
-            except Exception as error:  # the page is about what fails, too
-                cells = [' '.join(f'{error}'.split())[:200].replace('|', '/') or type(error).__name__]
+            except Exception as error:  # a failure is a result of this check
+                cells = [' '.join(str(error).split())[:200].replace('|', '/') or type(error).__name__]
         self.add('| ' + ' | '.join([name, *cells]) + ' |')
 
 
 def format_facts(devices, size):
     """The machine and its libraries, Markdown list."""
-    found = [*(f'nvidia-smi: {line}' for line in ask_nvidia_smi()),
-             *(f'TensorFlow: {gpu}' for gpu in devices['gpus'] or ['no GPU']),
+    lines = [*(f'nvidia-smi: {line}' for line in ask_nvidia_smi()),
              f'TensorFlow {devices["tensorflow"]}, built for CUDA {devices["cuda"]} and cuDNN {devices["cudnn"]}; '
              f'Python {sys.version.split()[0]}, NumPy {np.__version__}; {len(os.sched_getaffinity(0))} CPU cores',
-             f'loaded: {", ".join(devices["loaded"]) or "no CUDA library"}',
+             f'devices: {", ".join(devices["gpus"]) or "no GPU"}; loaded: {", ".join(devices["loaded"]) or "no CUDA"}',
              f'{size.steps} steps, batches of {size.batch_size} crops of {size.crop_size} pixels, '
              f'{size.fc_channels} channels in fc6 and fc7, random start']
-    return '\n'.join(f'- {line}' for line in found)
+    return '\n'.join(f'- {line}' for line in lines)
 
 
 def ask_nvidia_smi():
@@ -166,39 +168,35 @@ def run_program(arguments, log_path, environment=None):
             code = subprocess.run([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT,
                                   env={**os.environ, **(environment or {})}, timeout=PROGRAM_SECONDS).returncode
         except subprocess.TimeoutExpired:
-            raise UserError(f'no end after {PROGRAM_SECONDS} s; see {log_path}') from None
+            code = f'none after {PROGRAM_SECONDS} s'
     if code:
         with open(log_path, errors='replace') as log:
-            last = (['no output'] + log.read().split('\n'))[-2]
-        raise UserError(f'exit code {code}: {last}; see {log_path}')
+            lines = log.read().splitlines() or ['no output']
+        print(*lines[-30:], sep='\n', flush=True)
+        raise UserError(f'exit code {code}: {lines[-1]}')
     return time.perf_counter() - started
 
 
 def call_apart(function, *args, environment=None):
     """The result of function(*args) in a process of its own, where TensorFlow prints warnings and errors alone."""
     environment = {'TF_CPP_MIN_LOG_LEVEL': '1', **(environment or {})}
-    with mock.patch.dict(os.environ, environment), concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context('spawn')) as process:
-        return process.submit(function, *args).result()
+    with mock.patch.dict(os.environ, environment), ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
 
 
 def describe_devices():
-    """TensorFlow's devices and libraries, dict. A small convolution and product load what a GPU needs."""
+    """TensorFlow's devices and libraries, dict. A small convolution has a GPU's libraries loaded."""
     import tensorflow as tf
     gpus = tf.config.list_physical_devices('GPU')
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     if gpus:
-        tf.config.experimental.set_memory_growth(gpus[0], True)
-        image = tf.nn.conv2d(tf.ones([1, 64, 64, 8]), tf.ones([3, 3, 8, 8]), 1, 'SAME')
-        tf.linalg.matmul(image[0, 0], image[0, 0], transpose_b=True).numpy()
+        tf.nn.conv2d(tf.ones([1, 64, 64, 8]), tf.ones([3, 3, 8, 8]), 1, 'SAME').numpy()
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     with open('/proc/self/maps') as file:
-        loaded = {os.path.realpath(line.split()[-1]) for line in file if '.so' in line}
+        files = {os.path.basename(os.path.realpath(line.split()[-1])) for line in file}
     build = tf.sysconfig.get_build_info()
     return {'tensorflow': tf.__version__, 'cuda': build.get('cuda_version'), 'cudnn': build.get('cudnn_version'),
-            'gpus': [f'{known.get("device_name")}, compute capability '
-                     f'{".".join(map(str, known.get("compute_capability", "?")))}' for known in details],
-            'loaded': sorted(os.path.basename(path) for path in loaded
-                             if any(name in path for name in ('libcudart', 'libcublas.', 'libcudnn.', 'libcuda.')))}
+            'gpus': ['{device_name}, compute capability {compute_capability}'.format(**known) for known in details],
+            'loaded': sorted(name for name in files if name.startswith(('libcuda', 'libcublas.', 'libcudnn.')))}
 
 
 # ------------------------------------------------------------------------------------------- training
@@ -241,7 +239,10 @@ def train(folder, name, flags, environment, size):
          '--log_steps', str(max(1, size.steps // 20)), '--save_steps', '100000', *number, *flags],
         output_dir + '.log', environment)
     with open(os.path.join(output_dir, 'train', 'log.csv')) as file:
-        return [*format_training(list(csv.DictReader(file))), f'{seconds:.0f}']
+        cells = [*format_training(list(csv.DictReader(file))), f'{seconds:.0f}']
+    if name not in KEPT:
+        shutil.rmtree(output_dir)  # 1.6 GB
+    return cells
 
 
 def format_training(rows):
@@ -252,29 +253,26 @@ def format_training(rows):
             *(f'{losses[place]:.6f}' for place in (0, len(losses) // 2, -1))]
 
 
-def compare_checkpoints(folder, *names):
+def compare_runs(folder, *names):
     """Whether two runs ended with the same weights, a sentence."""
     paths = [os.path.join(run_folder(folder, name), 'train') for name in names]
     try:
         different, total, largest = call_apart(find_differences, *paths, environment=ON_CPU)
     except Exception as error:  # one of the two has no checkpoint
-        return f'Two runs with `--deterministic` could not be compared: {error}'
-    if not different:
-        return f'Two runs with `--deterministic`: all {total} variables are equal bit for bit.'
-    return (f'Two runs with `--deterministic`: {different} of {total} variables **differ**, '
-            f'by {largest:.3g} at most.')
+        return f'Two runs with `--deterministic`: not compared ({error})'
+    found = (f'{different} of {total} variables **differ**, by {largest:.3g} at most' if different else
+             f'all {total} variables are equal bit for bit')
+    return f'Two runs with `--deterministic`: {found}'
 
 
 def find_differences(*paths):
     """How many variables of two checkpoints differ, of how many, and their largest difference."""
-    from tensorflow.compat.v1 import train as tf_train
-    first, second = (tf_train.load_checkpoint(path) for path in paths)
-    names = sorted(first.get_variable_to_shape_map())
-    if names != sorted(second.get_variable_to_shape_map()):
-        raise ValueError('their variables have other names')
-    differences = [np.abs(np.subtract(first.get_tensor(name), second.get_tensor(name), dtype=np.float64)).max()
-                   for name in names if not np.array_equal(first.get_tensor(name), second.get_tensor(name))]
-    return len(differences), len(names), max(differences, default=0.0)
+    from tensorflow.compat.v1.train import load_checkpoint
+    first, second = ({name: checkpoint.get_tensor(name) for name in checkpoint.get_variable_to_shape_map()}
+                     for checkpoint in map(load_checkpoint, paths))
+    different = [name for name in first if not np.array_equal(first[name], second[name])]
+    differences = [np.abs(first[name].astype(float) - second[name]).max() for name in different]
+    return len(different), len(first), max(differences, default=0.0)
 
 
 def time_pytorch(precision, size):
@@ -326,36 +324,29 @@ def predict(folder, name, environment, reference):
         folder: str. name: str, of the device. environment: dict, which makes programs use it.
         reference: dict of what the CPU found, filled by the first call.
     """
-    checkpoint = run_folder(folder, choose_first(folder))
-    output_dir, photos = run_folder(folder, 'on ' + name), sorted(glob.glob(f'{folder}/VOC/JPEGImages/*'))[:8]
+    checkpoint, output_dir = choose_first(folder), run_folder(folder, 'on ' + name)
+    photos = sorted(glob.glob(f'{folder}/VOC/JPEGImages/*'))[:8]
     seconds = run_program(['evaluate.py', '--checkpoint_path', checkpoint, '--dataset', f'{folder}/fcn_val.record',
                            '--output_dir', output_dir], output_dir + '.evaluate.log', environment)
     seconds += run_program(['predict.py', '--checkpoint_path', checkpoint, '--images', *photos,
                             '--output_dir', output_dir + '/maps'], output_dir + '.predict.log', environment)
-    with open(os.path.join(output_dir, 'metrics.json')) as file:
+    with open(output_dir + '/metrics.json') as file:
         metrics = json.load(file)
-    found = {'maps': read_maps(output_dir + '/maps'),
-             'probabilities': call_apart(compute_probabilities, checkpoint, photos, environment=environment)}
-    found = {kind: np.concatenate([array.ravel() for array in arrays]) for kind, arrays in found.items()}
-    for kind, values in found.items():
-        reference.setdefault(kind, values)
+    maps = [np.asarray(Image.open(path)) for path in sorted(glob.glob(output_dir + '/maps/*.png'))]
+    probabilities = call_apart(compute_probabilities, checkpoint, photos, environment=environment)
+    found = [np.concatenate([array.ravel() for array in arrays]) for arrays in (maps, probabilities)]
+    of_cpu = reference.setdefault('found', found)
     return [f'{metrics["mean_iou"]:.6f}', f'{metrics["pixel_accuracy"]:.6f}',
-            f'{np.count_nonzero(found["maps"] != reference["maps"])} of {found["maps"].size}',
-            f'{np.abs(found["probabilities"] - reference["probabilities"]).max():.2g}', f'{seconds:.0f}']
+            f'{np.count_nonzero(found[0] != of_cpu[0])} of {found[0].size}',
+            f'{np.abs(found[1] - of_cpu[1]).max():.2g}', f'{seconds:.0f}']
 
 
 def choose_first(folder):
-    """The first training that has a checkpoint, its name."""
+    """The folder of the first training that has a checkpoint."""
     for name in ('TF32', 'float32'):
         if os.path.exists(os.path.join(run_folder(folder, name), 'train', 'checkpoint')):
-            return name
+            return run_folder(folder, name)
     raise UserError('no training has a checkpoint')
-
-
-def read_maps(folder):
-    """The class maps that predict.py wrote, list of uint8 [H, W]."""
-    from PIL import Image
-    return [np.asarray(Image.open(path)) for path in sorted(glob.glob(f'{folder}/*.png'))]
 
 
 def compute_probabilities(run, photos):

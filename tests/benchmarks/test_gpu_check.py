@@ -26,23 +26,23 @@ def test_speed_is_the_median_without_the_first_two_lines():
 
 
 def test_rows_that_fail_or_come_too_late_give_their_reason(tmp_path):
-    page = gpu_check.Page(str(tmp_path / 'page.md'), minutes=1)
+    page = gpu_check.Page(str(tmp_path / 'page.md'))
 
     def fail():
         raise UserError('exit code 1:\nout of | memory')
 
     page.try_row('first', lambda cell: [cell, '2'], '1')
     page.try_row('second', fail)
-    page.last_start = -1
+    page.started -= gpu_check.LAST_START
     page.try_row('third', fail)
     assert (tmp_path / 'page.md').read_text().splitlines() == [
         '| first | 1 | 2 |', '| second | exit code 1: out of / memory |', '| third | left out: no time |']
 
 
-def test_failing_program_is_quoted(tmp_path):
-    log = tmp_path / 'log'
-    with pytest.raises(UserError, match=f'exit code 3: the last line; see {log}'):
-        gpu_check.run_program(['-c', 'print("a line\\nthe last line"); raise SystemExit(3)'], str(log))
+def test_failing_program_is_quoted(tmp_path, capsys):
+    with pytest.raises(UserError, match='^exit code 3: the last line$'):
+        gpu_check.run_program(['-c', 'print("a line\\nthe last line"); raise SystemExit(3)'], str(tmp_path / 'log'))
+    assert capsys.readouterr().out == 'a line\nthe last line\n'
 
 
 def test_environment_reaches_the_program(tmp_path):
@@ -67,5 +67,5 @@ def test_weights_are_compared_bit_for_bit(tmp_path):
 
 
 def test_run_without_checkpoint_is_said(tmp_path):
-    with pytest.raises(UserError, match='no training has a checkpoint'):
+    with pytest.raises(UserError):
         gpu_check.choose_first(str(tmp_path))
