@@ -20,7 +20,7 @@ help:
 	@echo '               VOC_HOME=/data: where the downloads go; VOC_TRAIN_FLAGS=...: flags of train.py'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
 	@echo 'make bench     measure speed and memory (30 minutes), write results/benchmarks.md; VOC=... or drawn data'
-	@echo "make gpu_check check this machine's GPUs (4 minutes): out/gpu_check.md"
+	@echo "make gpu_check check this machine's GPUs (under 10 minutes): out/gpu_check.md"
 	@echo 'make check     run the linter and the fast tests (2 minutes)'
 	@echo 'make test      run the linter and all tests (10 minutes)'
 	@echo 'make clean     remove .venv and out'

@@ -356,6 +356,7 @@ def compute_probabilities(run, photos):
     import train as program
     from datasets.photos import read_photo
     from inference import predictor, weights
+    utils.quiet_tensorflow()
     checkpoint = weights.find_checkpoint(run)
     with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, program.fcn, program.read_network(checkpoint))
