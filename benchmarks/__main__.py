@@ -44,13 +44,15 @@ def measure_rows(names, data, plan, output_dir):
     """
     log_dir, path = os.path.join(output_dir, 'logs'), os.path.join(output_dir, 'benchmarks.md')
     os.makedirs(log_dir, exist_ok=True)
-    surroundings, started = page.describe_surroundings(data.describe()), time.perf_counter()
+    train, val = (len(ids) for *_, ids in data.splits())
+    surroundings, started = page.describe_surroundings(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix='work-', dir=output_dir) as work_dir:
         shared = inputs.Inputs(data, plan, log_dir, work_dir)
         lines, problems = run_rows(names, shared)
     minutes = (time.perf_counter() - started) / 60
-    page.write_page(path, [*surroundings, *shared.notes, f'- took {minutes:.1f} minutes'], lines,
-                    {name: rows.ROWS[name].__doc__ for name in names})
+    surroundings += [f'- data: {data.origin}: {train} training images (list {data.train_split}, masks '
+                     f'{data.train_label_dir}), {val} validation images', *shared.notes, f'- took {minutes:.0f} minutes']
+    page.write_page(path, surroundings, lines, {name: rows.ROWS[name].__doc__ for name in names})
     print(f'written: {path}')
     if problems:
         raise UserError(f'{len(problems)} of {len(names)} rows failed: {"; ".join(problems)}')

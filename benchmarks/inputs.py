@@ -2,6 +2,7 @@
 
 Each is made when the first row asks for it, while nothing is measured.
 """
+import contextlib
 import functools
 import os
 import shlex
@@ -32,12 +33,6 @@ class Data(NamedTuple):
     def photos(self):
         """Paths of all photos, list of str."""
         return [os.path.join(self.folder, 'JPEGImages', f'{name}.jpg') for *_, ids in self.splits() for name in ids]
-
-    def describe(self):
-        """One line for the page."""
-        train, val = (len(ids) for _, _, ids in self.splits())
-        return (f'{self.origin}: {train} training images (list {self.train_split}, masks {self.train_label_dir}), '
-                f'{val} validation images')
 
 
 def find_data(data_dir, output_dir):
@@ -87,14 +82,15 @@ class Inputs:
         """A path in the work folder."""
         return os.path.join(self.work_dir, *names)
 
-    def take_turns(self, contenders, rounds, warm_up=True):
+    def take_turns(self, contenders, rounds):
         """measure.take_turns with the plan's number of rounds, or else the row's."""
-        return measure.take_turns(contenders, self.plan.rounds or rounds, self.log_dir, warm_up)
+        return measure.take_turns(contenders, self.plan.rounds or rounds, self.log_dir)
 
     def run_once(self, function, **settings):
         """The Round of a contender that does a single one."""
         contender = measure.Contender(function, function, settings)
-        return measure.take_turns([contender], 1, self.log_dir, warm_up=False)[function][0]
+        with contextlib.closing(measure.Worker(contender, self.log_dir)) as worker:
+            return worker.run_round()
 
     def convert_flags(self, folder):
         """Flags of convert_fcn_dataset.py, dict."""

@@ -134,12 +134,11 @@ class Worker:
         self.log.close()
 
 
-def take_turns(contenders, num_rounds, log_dir, warm_up=True):
+def take_turns(contenders, num_rounds, log_dir):
     """Warms all contenders up, one after the other, and then runs their rounds in turn: A B A B ...
 
     Args:
-        contenders: list of Contender. num_rounds: int, of each. log_dir: see Worker.
-        warm_up: bool; False where a round does not count its own start.
+        contenders: list of Contender. num_rounds: int, of each, after the warm-up. log_dir: see Worker.
 
     Returns:
         dict of name to list of Round.
@@ -151,16 +150,11 @@ def take_turns(contenders, num_rounds, log_dir, warm_up=True):
     with contextlib.ExitStack() as stack:
         workers = {}
         for contender in contenders:
-            worker = workers[contender.name] = stack.enter_context(contextlib.closing(Worker(contender, log_dir)))
-            if warm_up:
-                print_round('warm-up', contender.name, worker.run_round())
+            workers[contender.name] = stack.enter_context(contextlib.closing(Worker(contender, log_dir)))
+            workers[contender.name].run_round()
         for number in range(1, num_rounds + 1):
             for name, worker in workers.items():
-                found[name].append(worker.run_round())
-                print_round(f'round {number}/{num_rounds}', name, found[name][-1])
+                done = worker.run_round()
+                print(f'  round {number}/{num_rounds}, {name}: {done.items} in {done.seconds:.2f} s', flush=True)
+                found[name].append(done)
     return found
-
-
-def print_round(title, name, done):
-    """Prints a line about a Round."""
-    print(f'  {title}, {name}: {done.items} in {done.seconds:.2f} s', flush=True)

@@ -4,10 +4,11 @@ train.py is run by its main(). It is timed, and stopped while others have their 
 """
 import contextlib
 import io
-import itertools
+import json
 import os
-import shutil
+import socket
 import statistics
+import subprocess
 import sys
 import time
 from unittest import mock
@@ -97,19 +98,24 @@ def repeat_first(training_batches):
     return repeat
 
 
-def complete_run(turns, steps, flags):
-    """Contender: train.py with validation and checkpoints, from the end of its first step to that of its last.
+def find_ports(number):
+    """TCP ports that are free, list of int."""
+    sockets = [socket.create_server(('127.0.0.1', 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
-    `extra` has 'gaps', the seconds between the lines of two steps. What a step does after its line (validation,
-    checkpoint) is in the gap to the next one.
-    """
-    while True:
-        ends = []
-        turns.wait()
-        run_train({**flags, 'max_steps': steps + 1}, lambda step, ends=ends: ends.append(time.perf_counter()))
-        shutil.rmtree(flags['output_dir'])
-        turns.report(steps * flags['batch_size'], ends[-1] - ends[0],
-                     gaps=[end - begin for begin, end in itertools.pairwise(ends)])
+
+def chief_with_worker(turns, steps, flags, worker_cores):
+    """Contender: as `training`, as the chief of a cluster, with a worker on other cores."""
+    cluster = {job: [f'127.0.0.1:{port}'] for job, port in zip(('chief', 'worker'), find_ports(2))}
+    chief, worker = (json.dumps({'cluster': cluster, 'task': {'type': job, 'index': 0}}) for job in cluster)
+    process = subprocess.Popen([sys.executable, 'train.py', *as_arguments({**ENDLESS, **flags})],
+                               env={**os.environ, 'TF_CONFIG': worker})
+    os.sched_setaffinity(process.pid, worker_cores)
+    os.environ['TF_CONFIG'] = chief
+    training(turns, steps, flags)
 
 
 # ------------------------------------------------------------------------------------------- input, prediction

@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import sys
 from typing import NamedTuple
 
 import psutil
@@ -17,7 +16,8 @@ HEADER = ('row', 'measured', 'ours', 'opponent', "the opponent's", 'ours / their
 INTRODUCTION = """
 Figures are the median of the rounds and their spread (lowest..highest). Contenders run in processes of their own and
 take turns, round by round, after a warm-up; "ours / theirs" is the median of the ratios of each round. Memory is the
-resident memory of all processes of a contender together, read 20 times a second. MB are 10^6 bytes.
+resident memory of all processes of a contender together, read 20 times a second. MB are 10^6 bytes. All cores are
+used, except where a row says otherwise.
 
 ## Comparisons
 """
@@ -87,19 +87,13 @@ def describe_machine():
     return f'{name}, {len(measure.find_cores())} cores, {memory:.1f} GiB of memory'
 
 
-def describe_surroundings(data):
-    """What figures depend on, list of Markdown lines. data: str, what is measured on."""
-    cores = len(measure.find_cores())
+def describe_surroundings():
+    """What figures depend on, list of Markdown lines."""
     versions = {each.name: each.version for each in importlib.metadata.distributions()}
-    load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
-    return [f'- machine: {describe_machine()}; no GPU is used',
-            f'- system: {platform.platform()}',
-            f'- versions: python {sys.version.split()[0]}, '
-            + ', '.join(f'{name} {versions.get(name, "not installed")}' for name in PACKAGES),
-            f'- threads: {cores} for TensorFlow (its default), PyTorch (torch.set_num_threads) and the converter (its '
-            'default), except where a row says otherwise',
-            f'- date: {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}; load average at the start: {load}',
-            f'- data: {data}']
+    return [f'- machine: {describe_machine()}; no GPU is used; load average at the start: {os.getloadavg()[0]:.1f}',
+            f'- system: {platform.platform()}; {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}',
+            f'- versions: python {platform.python_version()}, '
+            + ', '.join(f'{name} {versions.get(name, "not installed")}' for name in PACKAGES)]
 
 
 def write_page(path, surroundings, lines, methods):

@@ -38,20 +38,19 @@ class Plan(NamedTuple):
     map_steps: int = 150  # of the network that makes the maps
     map_channels: int = 512
     map_crop: int = 128
-    run_steps: int = 10  # of the short run in validation
     growth: tuple = ((1, 128), (2, 128), (4, 128), (8, 128), (16, 128), (1, 192), (1, 256), (1, 384))  # batch, crop
     workers: tuple = (1, 2, 4)  # --num_workers of the converter
 
 
-def against(opponent, found, measured, figures, target=None, ours='ours'):
+def against(opponent, found, measured, figures, target=None):
     """The Line that compares our Rounds with an opponent's.
 
     Args:
         opponent: str. found: dict of name to list of Round; without the opponent where it is not installed.
-        measured, target: see Line. figures: function of list of Round to list of float. ours: str.
+        measured, target: see Line. figures: function of list of Round to list of float.
     """
     theirs = figures(found[opponent]) if opponent in found else 'not installed'
-    return Line(measured, figures(found[ours]), opponent, theirs, target)
+    return Line(measured, figures(found['ours']), opponent, theirs, target)
 
 
 def pytorch(name, function, **settings):
@@ -161,32 +160,12 @@ def machines(inputs):
     half of them."""
     cores, steps, alone, half = measure.find_cores(), inputs.plan.steps, 'one process, all cores', 'one process, half'
     middle = (len(cores) + 1) // 2
-    two = our_training(inputs, 'ours', steps, 'machines.chief_with_worker', batch_size=4, num_gpus=1)
+    two = our_training(inputs, 'ours', steps, 'ours.chief_with_worker', batch_size=4, num_gpus=1)
     two.settings['worker_cores'] = cores[-middle:]
     found = inputs.take_turns([
         two._replace(cores=cores[:middle]), our_training(inputs, alone, steps, batch_size=4),
         our_training(inputs, half, steps, batch_size=4)._replace(cores=cores[:middle])], rounds=5)
     return [against(name, found, 'images/s, two processes', rates) for name in (alone, half)]
-
-
-def validation(inputs):
-    """train.py at batch 1, from its first step's end to its last's. A checkpoint holds the weights and Adam's state. A
-    validation picture holds the steps up while it is predicted; its CRF and its files are made by another process
-    meanwhile, which only the images/s of the run include."""
-    steps, val_steps, plain = inputs.plan.run_steps, 3, 'without either'
-    save_steps = steps // 2
-    found = inputs.take_turns([
-        our_training(inputs, name, steps, 'ours.complete_run', batch_size=1, val_steps=val, save_steps=save)
-        for name, val, save in (('ours', val_steps, save_steps), (plain, 0, 2 * steps))], rounds=2, warm_up=False)
-    return [Line('seconds a checkpoint', find_delays(found['ours'], save_steps)),
-            Line('seconds that a validation picture holds up the steps', find_delays(found['ours'], val_steps)),
-            against(plain, found, f'images/s of a run, --val_steps {val_steps} --save_steps {save_steps}', rates)]
-
-
-def find_delays(rounds, every):
-    """By how much the gap after each so many steps exceeds the median gap, list of float; see ours.complete_run."""
-    return [gap - measure.summarise(each.extra['gaps'])[0] for each in rounds
-            for step, gap in enumerate(each.extra['gaps'], start=1) if step % every == 0]
 
 
 def reading(inputs):
@@ -251,5 +230,4 @@ def crf_pool(inputs):
 
 
 ROWS = {function.__name__: function for function in (
-    convert, train_4, train_1, reading, predict, start, validation, crf, crf_pool, machines, grow_train,
-    grow_convert)}
+    convert, train_4, train_1, reading, predict, start, crf, crf_pool, machines, grow_train, grow_convert)}

@@ -28,7 +28,6 @@ PROGRAMS = {  # command to module
     'tools/overfit.py': 'tools.overfit',
     'tools/make_sample_dataset.py': 'tools.make_sample_dataset',
     '-m benchmarks': 'benchmarks.__main__',
-    '-m benchmarks.machines': 'benchmarks.machines',
 }
 OF_CORES = {'num_workers'}  # flags whose default depends on the machine
 INTRODUCTION = """# Flags

@@ -18,7 +18,7 @@ from PIL import Image
 import train
 import utils
 from benchmarks import __main__ as program
-from benchmarks import contend, earlier_training, inputs, machines, measure, ours, page, refinement, rows
+from benchmarks import contend, earlier_training, inputs, measure, ours, page, refinement, rows
 from benchmarks.measure import Contender, Round
 from benchmarks.page import Line
 from datasets import batches
@@ -58,11 +58,6 @@ def test_histograms_count_as_often_as_they_come():
     assert ours.share_histograms({1: 2.0, 2: 3.0}, 0) == (5.0, 5.0)
 
 
-def test_delays_are_those_of_the_gaps_after_the_steps():
-    rounds = [Round(6, 1.0, {'gaps': [2.0, 2.5, 5.0, 2.0, 2.0, 6.0]})]
-    assert rows.find_delays(rounds, 3) == [2.75, 3.75]  # the median gap is 2.25 s
-
-
 # ------------------------------------------------------------------------------------------- the page
 
 
@@ -70,14 +65,14 @@ def test_lines_of_the_page():
     lines = [('convert', Line('images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], '>= 6')),
              ('convert', Line('peak memory, MB', [66.0], 'earlier suite', [60.0], '<= 0.5')),
              ('train_4', Line('images/s', [1.234, 1.3], 'PyTorch eager', 'not installed', '>= 1.25')),
-             ('validation', Line('seconds a checkpoint', [2.5, 0.01234, 12.36])),
+             ('start', Line('seconds', [2.5, 0.01234, 12.36])),
              ('crf', Line('% of pixels equal', [99.99876], 'pydensecrf, 21 labels', target='>= 99.99'))]
     assert [page.format_line(*line) for line in lines] == [
         '| convert | images/s | 400 (380..420) | earlier suite | 50.0 (40.0..60.0) | 8.00x (7.00x..9.50x) | 3 | >= 6x '
         '| yes |',
         '| convert | peak memory, MB | 66.0 | earlier suite | 60.0 | 1.10x | 1 | <= 0.5x | no |',
         '| train_4 | images/s | 1.27 (1.23..1.30) | PyTorch eager | not installed | - | 2 | >= 1.25x | ? |',
-        '| validation | seconds a checkpoint | 2.50 (0.0123..12.4) | - | - | - | 3 | - | - |',
+        '| start | seconds | 2.50 (0.0123..12.4) | - | - | - | 3 | - | - |',
         '| crf | % of pixels equal | 99.9988% | pydensecrf, 21 labels | - | - | 1 | >= 99.99% | yes |']
 
 
@@ -93,9 +88,9 @@ def test_a_page_has_machine_lines_remarks_and_methods(tmp_path):
 
 
 def test_the_machine_is_described():
-    lines = page.describe_surroundings('some images')
-    assert re.match(r'- machine: .+, \d+ cores, \d+\.\d GiB of memory; no GPU is used$', lines[0])
-    assert f'tensorflow {tf.__version__}, ' in lines[2] and lines[-1] == '- data: some images'
+    machine, _, versions = page.describe_surroundings()
+    assert re.match(r'- machine: .+, \d+ cores, \d+\.\d GiB of memory; no GPU is used; load', machine)
+    assert f'tensorflow {tf.__version__}, ' in versions
 
 
 # ------------------------------------------------------------------------------------------- contenders
@@ -106,13 +101,12 @@ def test_turns_alternate_after_a_warm_up_and_a_failure_is_one_line(tmp_path, cap
                   rows.program('two', ['-c', 'import time; x = bytearray(100_000_000); time.sleep(.3)'], 3)]
     found = measure.take_turns(contenders, 2, str(tmp_path))
     assert [line.split(':')[0].strip() for line in capfd.readouterr().out.splitlines()] == [
-        'warm-up, one', 'warm-up, two', 'round 1/2, one', 'round 1/2, two', 'round 2/2, one', 'round 2/2, two']
+        'round 1/2, one', 'round 1/2, two', 'round 2/2, one', 'round 2/2, two']
     assert [len(rounds) for rounds in found.values()] == [2, 2]
     assert all(0.3 < each.seconds < 2 for rounds in found.values() for each in rounds)
     small, large = (max(measure.peaks(rounds)) for rounds in found.values())
     assert 5 < small < 50 and 95 < large - small < 110
     assert (tmp_path / 'one.log').read_text() == '1\n' * 3
-    assert len(measure.take_turns(contenders[:1], 1, str(tmp_path), warm_up=False)['one']) == 1
 
     with pytest.raises(utils.UserError, match=r'^three: python .* ended with exit code 3 .*; see .*three.log$'):
         measure.take_turns([rows.program('three', ['-c', 'raise SystemExit(3)'])], 1, str(tmp_path))
@@ -241,38 +235,15 @@ def test_a_constant_batch_is_drawn_once(record):
     assert first[0].shape == (2, 32, 32, 3) and first[1].shape == (2, 32, 32)
 
 
-# ------------------------------------------------------------------------------------------- several machines
-
-
-def test_the_computed_weights_are_the_networks():
-    train.fcn(tf.zeros([1, 32, 32, 3]), train.Network(fc_channels=8))
-    assert machines.count_weights(8) == sum(v.shape.num_elements() for v in tf.trainable_variables())
-    assert round(machines.count_weights(4096) / 1e6, 1) == 134.5
-
-
-def test_time_on_the_line():
-    assert machines.seconds_moved(125e6, 3, 1e9, servers=1) == pytest.approx(2.0)  # 0.5 GB to two, and back
-    assert machines.seconds_moved(125e6, 4, 1e9, servers=4) == pytest.approx(0.75)
-    computed = machines.compute_rows(156.25e6, 10, [10])  # 0.625 GB, half a second each way at 10 Gbit/s
-    assert computed[0][:5] == ['10 Gbit/s', '10', 'on one', '10', '10'] and computed[1][4] == f'{20 / 1.5:.4g}'
-
-
-def test_the_table_of_machines(capsys):
-    machines.main(['--images_per_second', '10'])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == '| line | images/s of one | variables | N = 1 | N = 2 | N = 4 | N = 8 | N = 16 |'
-    assert len(lines) == 6 and lines[2].startswith('| 10 Gbit/s | 10 | on one | 10 |')
-
-
 def test_ports_are_free_and_differ():
-    assert len(set(machines.find_ports(3))) == 3
+    assert len(set(ours.find_ports(3))) == 3
 
 
 # ------------------------------------------------------------------------------------------- all rows
 
 TINY = rows.Plan(
     rounds=1, fc_channels=8, crop_size=32, steps=1, window=2, torch_steps=1, reading_batches=2, image_size=(40, 50),
-    predicted=1, maps=2, crf_images=1, pool_images=2, map_steps=3, map_channels=8, map_crop=32, run_steps=6,
+    predicted=1, maps=2, crf_images=1, pool_images=2, map_steps=3, map_channels=8, map_crop=32,
     growth=((2, 32),), workers=(2,))
 
 
@@ -325,10 +296,10 @@ def in_this_process(monkeypatch):
     """Contenders run here, because importing TensorFlow takes seconds; a form of training runs once for all rows."""
     known = {}
 
-    def take_turns(contenders, num_rounds, log_dir, warm_up=True):
+    def take_turns(contenders, num_rounds, log_dir):
         found = {}
         for contender in contenders:
-            if contender.function == 'machines.chief_with_worker':  # needs two processes
+            if contender.function == 'ours.chief_with_worker':  # needs two processes
                 contender = contender._replace(function='ours.training')
             if contender.function not in known or 'flags' not in contender.settings:
                 known[contender.function] = run_once(contender)
@@ -336,6 +307,8 @@ def in_this_process(monkeypatch):
         return found
 
     monkeypatch.setattr(measure, 'take_turns', take_turns)
+    monkeypatch.setattr(inputs.Inputs, 'run_once', lambda _, function, **settings: run_once(
+        Contender(function, function, settings)))
     monkeypatch.setattr(contend, 'run_program', run_program_here)
     monkeypatch.setattr(inputs, 'run_script',
                         lambda script, **flags: run_here([script, *inputs.as_arguments(flags)]))

@@ -17,7 +17,7 @@ import tensorflow.compat.v1 as tf
 import train
 import utils
 import vgg
-from benchmarks.machines import find_ports
+from benchmarks.ours import find_ports
 from datasets import records
 from inference.predictor import build_predictor
 from inference.weights import network_variables
