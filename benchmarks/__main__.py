@@ -51,7 +51,8 @@ def measure_rows(names, data, plan, output_dir):
         lines, problems = run_rows(names, shared)
     minutes = (time.perf_counter() - started) / 60
     surroundings += [f'- data: {data.origin}: {train} training images (list {data.train_split}, masks '
-                     f'{data.train_label_dir}), {val} validation images', *shared.notes, f'- took {minutes:.0f} minutes']
+                     f'{data.train_label_dir}), {val} validation images',
+                     *shared.notes, f'- took {minutes:.0f} minutes']
     page.write_page(path, surroundings, lines, {name: rows.ROWS[name].__doc__ for name in names})
     print(f'written: {path}')
     if problems:
