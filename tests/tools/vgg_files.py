@@ -77,13 +77,23 @@ def write_published(path, arrays):
                 group[f'{layer}_{kind}_1:0'] = values
 
 
-def write_keras3(path, arrays):
+def write_nested(path, arrays, model, mode='w'):
+    """Writes or adds the layout of a complete .h5 with a VGG16 in the group `model`: `block1_conv1/kernel:0`."""
+    with h5py.File(path, mode) as file:
+        group = file.create_group(model)
+        names = [f'{rename_layers(layer)}/{kind}:0' for layer in arrays for kind in ('kernel', 'bias')]
+        group.attrs['weight_names'] = np.array(names, 'S')
+        for name, values in zip(names, (values for pair in arrays.values() for values in pair)):
+            group[name] = values
+
+
+def write_keras3(path, arrays, model='layers'):
     """Writes the layout of Keras 3's .weights.h5: `layers/conv2d_1/vars/0`, the name in an attribute; see above."""
     counts = {'conv2d': 0, 'dense': 0}
     with h5py.File(path, 'w') as file:
         for layer, (kernel, bias) in arrays.items():
             kind = 'conv2d' if 'conv' in layer else 'dense'
-            group = file.create_group(f'layers/{kind}_{counts[kind]}'.removesuffix('_0') + '/vars')
+            group = file.create_group(f'{model}/{kind}_{counts[kind]}'.removesuffix('_0') + '/vars')
             group.attrs['name'] = rename_layers(layer)
             group['0'], group['1'] = kernel, bias
             counts[kind] += 1
