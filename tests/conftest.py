@@ -1,9 +1,13 @@
-"""Small records for the tests: each image is painted from its own label, so that a test can tell whether they match."""
+"""What several tests share: small records, whose images are painted from their own labels, and small runs."""
 import contextlib
+import csv
+import errno
 import io
 import resource
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
+import lives
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -11,13 +15,21 @@ from PIL import Image
 
 import train
 import utils
+import vgg
 from datasets import classes, records
+from inference import crf
 from inference.predictor import build_predictor, load_predictor
 from inference.weights import network_variables
+from report import page
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
                                  'pedestrian', 'bicyclist'))  # none is a background
 SIZES = ((70, 50), (64, 64), (40, 90), (33, 47), (100, 60))  # height, width
+
+
+SMALL_BLOCKS = tuple((block, 1, channels // 16) for block, _, channels in vgg.BLOCKS)
+
+# ------------------------------------------------------------------------------------------- full disks
 
 
 @contextlib.contextmanager
@@ -42,6 +54,14 @@ def mount_disk(folder, size):
         yield
     finally:
         subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+# Both kinds of full disk, and the error number of each.
+full_disk = pytest.mark.parametrize('limit, number', [(lambda folder, size: limit_file_size(size), errno.EFBIG),
+                                                      (mount_disk, errno.ENOSPC)], ids=['file size', 'disk'])
+
+
+# ------------------------------------------------------------------------------------------- records
 
 
 def draw_pair(height, width, number):
@@ -104,14 +124,78 @@ def record(tmp_path_factory, pairs):
     return write_record(tmp_path_factory.mktemp('records') / 'small.record', pairs)
 
 
+# ------------------------------------------------------------------------------------------- runs
+
+
+def short_run(record, folder, *more):
+    """Flags of a run of a narrow network on small crops."""
+    return ['--dataset_train', str(record), '--dataset_val', str(record), '--output_dir', str(folder),
+            '--fc_channels', '8', '--batch_size', '2', '--crop_size', '32', '--val_steps', '0', '--summary_steps', '0',
+            *map(str, more)]
+
+
+def read_log(folder, name='log.csv'):
+    """The rows of a run's table, list of dict of column to str."""
+    with open(folder / 'train' / name, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+@contextlib.contextmanager
+def smaller():
+    """Makes runs in this process quick, for tests of what is around the network.
+
+    VGG16 has 5 of its 13 convolutions, with a sixteenth of the channels: a step takes 10 ms, a checkpoint 2 MB. A
+    thread draws the pictures, not a process. There is no results page.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vgg, 'BLOCKS', SMALL_BLOCKS)
+        patch.setattr(crf, 'start_processes', ThreadPoolExecutor)
+        patch.setattr(page, 'write_page', no_page)
+        patch.setattr(train, 'write_page', no_page)
+        yield
+
+
+def no_page(folder):
+    return f'{folder}/index.html'
+
+
+@pytest.fixture
+def small_runs():
+    with smaller():
+        yield
+
+
+def train_a_little(record, folder):
+    train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 2,
+                         '--summary_steps', 3))
+    return folder
+
+
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, record):
     """The run folder of a narrow network after 3 steps; tests must not write to it."""
-    folder = tmp_path_factory.mktemp('runs') / 'trained'
-    train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(folder), '--fc_channels', '8',
-                '--batch_size', '2', '--crop_size', '32', '--max_steps', '3', '--val_steps', '2', '--log_steps', '2',
-                '--save_steps', '2', '--summary_steps', '3'])
-    return folder
+    return train_a_little(record, tmp_path_factory.mktemp('runs') / 'trained')
+
+
+@pytest.fixture(scope='session')
+def trained_small(tmp_path_factory, record):
+    """As `trained`, for tests that use small_runs."""
+    with smaller(), tf.Graph().as_default():
+        return train_a_little(record, tmp_path_factory.mktemp('runs') / 'trained_small')
+
+
+@pytest.fixture(scope='session')
+def started_server():
+    with lives.start_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(started_server):
+    """A server for lives.Life; what a failed test left running in it is killed."""
+    yield started_server
+    if started_server.life:
+        started_server.life.end()
 
 
 @pytest.fixture(scope='session')

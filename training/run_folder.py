@@ -9,8 +9,10 @@ Tables grow by complete rows, or not at all.
 import contextlib
 import csv
 import io
+import logging
 import os
 import re
+import threading
 
 import filelock
 import psutil
@@ -18,7 +20,7 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import classes
-from inference.weights import read_settings
+from inference.weights import UNREADABLE, read_settings
 from training import checkpoints
 from utils import UserError, find_reason
 
@@ -152,14 +154,47 @@ def open_events(train_dir, graph, start_step):
     """A tf.summary.FileWriter of a run, closed at the end.
 
     A run that resumes after `start_step` > 0 has TensorBoard drop what earlier files have from later steps.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    writer = tf.summary.FileWriter(train_dir, graph)
-    if start_step:
-        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_step + 1)
+    with quiet_event_thread():
+        writer = tf.summary.FileWriter(train_dir, graph)
+        with naming_events(writer):
+            if start_step:
+                writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start_step + 1)
+            writer.flush()
+        try:
+            yield writer
+        finally:
+            writer.close()  # all is flushed already: this raises nothing over an error of the run
+
+
+@contextlib.contextmanager
+def quiet_event_thread():
+    """Keeps the errors of FileWriter's thread off the terminal, because flush() raises them again."""
+    hook, log = threading.excepthook, logging.getLogger('tensorflow')
+
+    def is_other(record):
+        return 'EventFileWriter' not in record.getMessage()
+
+    log.addFilter(is_other)
+    threading.excepthook = lambda failed: None if failed.thread.name == 'EventLoggerThread' else hook(failed)
     try:
-        yield writer
+        yield
     finally:
-        writer.close()
+        threading.excepthook = hook
+        log.removeFilter(is_other)
+
+
+@contextlib.contextmanager
+def naming_events(writer):
+    """Turns the errors of a tf.summary.FileWriter into a UserError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise UserError(f'{writer.get_logdir()}: TensorBoard events cannot be written ({find_reason(error)}); free '
+                        'some space and start again: training resumes at the last checkpoint') from None
 
 
 def add_events(writer, summary, step):
@@ -168,12 +203,9 @@ def add_events(writer, summary, step):
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with naming_events(writer):
         writer.add_summary(summary, step)
         writer.flush()
-    except tf.errors.OpError as error:
-        raise UserError(f'{writer.get_logdir()}: TensorBoard events cannot be written ({find_reason(error)}); free '
-                        'some space and start again: training resumes at the last checkpoint') from None
 
 
 def add_scalars(writer, values, step):

@@ -15,13 +15,18 @@ LABELS = random.choice([0, 1, 2, 3, 255], (2, 3, 5)).astype(np.int32)
 KERNEL, BIASES = random.uniform(-1, 1, (3, 4)), random.uniform(-1, 1, 4)
 
 
+def read_flags(*flags):
+    """The Recipe of train.py's flags."""
+    return train.parse_args(list(flags)).recipe
+
+
 def train_in_tensorflow(*flags):
     """Kernel, biases and learning rate after each of STEPS steps of the classifier, by the flags of train.py."""
-    args = train.parse_args(['--max_steps', '5', *flags])
-    with slim.arg_scope(vgg.vgg_arg_scope(recipes.l2_decay(args))):
+    recipe = read_flags(*flags)
+    with slim.arg_scope(vgg.vgg_arg_scope(recipes.l2_decay(recipe))):
         logits = slim.conv2d(tf.constant(IMAGES), 4, [1, 1], activation_fn=None, scope='score')
-    loss, _ = train.segmentation_loss(logits, tf.constant(LABELS), args.loss)
-    update = recipes.build_update(args, [loss], tf.train.get_or_create_global_step())
+    loss, *_ = train.segmentation_loss(logits, tf.constant(LABELS), recipe.loss)
+    update = recipes.build_update(recipe, [loss], tf.train.get_or_create_global_step(), max_steps=5)
     kernel, biases = tf.trainable_variables()
     found = []
     with tf.Session() as session:
@@ -93,10 +98,17 @@ def test_the_adamws_update():
     assert_equal_steps(found, adam_steps((LABELS != 255).sum(), 0.2, [0.1] * STEPS))
 
 
-def test_the_owners_update():
+def test_the_defaults_update():
     """Adam; the loss is summed over each row of 5 pixels, the mean over 2 * 3 rows."""
     found = train_in_tensorflow('--learning_rate', '0.1')
     assert_equal_steps(found, adam_steps(6, 0.0, [0.1] * STEPS))
+
+
+def test_a_bias_rate_acts_with_momentum_only():
+    """The paper's biases learn twice as fast by momentum, as fast as kernels by Adam."""
+    found = train_in_tensorflow('--recipe', 'paper', '--optimizer', 'adam', '--learning_rate', '0.1',
+                                '--weight_decay', '0')
+    assert_equal_steps(found, adam_steps(1, 0.0, [0.1] * STEPS))
 
 
 # ------------------------------------------------------------------------------------------- flags
@@ -104,48 +116,42 @@ def test_the_owners_update():
 
 def test_the_papers_published_settings():
     """As in solver.prototxt and net.py of voc-fcn8s-atonce."""
-    args = train.parse_args(['--recipe', 'paper'])
-    assert (args.optimizer, args.learning_rate, args.momentum, args.bias_rate, args.weight_decay) == (
+    recipe = read_flags('--recipe', 'paper')
+    assert (recipe.optimizer, recipe.learning_rate, recipe.momentum, recipe.bias_rate, recipe.weight_decay) == (
         'momentum', 1e-10, 0.99, 2, 5e-4)
-    assert (args.loss, args.batch_size, args.crop_size, args.augment, args.upsampling, args.skip_scales) == (
-        'sum', 1, 0, [], 'fixed', [0.01, 0.0001])
+    assert (recipe.loss, recipe.batch_size, recipe.crop_size, recipe.augment, recipe.upsampling, recipe.skip_scales
+            ) == ('sum', 1, 0, [], 'fixed', (0.01, 0.0001))
 
 
-def test_what_is_given_goes_before_the_recipe():
-    args = train.parse_args(['--recipe', 'poly', '--batch_size', '4', '--weight_decay', '0', '--augment'])
-    assert (args.batch_size, args.weight_decay, args.augment, args.crop_size) == (4, 0, [], 321)
+def test_a_flag_overrides_the_recipe():
+    recipe = read_flags('--recipe', 'poly', '--batch_size', '4', '--weight_decay', '0', '--augment')
+    assert recipe == recipes.RECIPES['poly']._replace(batch_size=4, weight_decay=0, augment=[])
+    assert recipe.crop_size == 321
+    assert read_flags('--recipe', 'adamw', '--batch_size', '16').batch_size == 16  # which is the default recipe's
 
 
-def test_the_owners_settings_are_the_default():
-    assert vars(train.parse_args([])) == {**vars(train.parse_args(['--recipe', 'owner']))}
-    args = train.parse_args([])
-    assert (args.optimizer, args.learning_rate, args.batch_size, args.crop_size, args.augment) == (
+def test_the_default_recipe():
+    assert read_flags() == read_flags('--recipe', 'default')
+    recipe = read_flags()
+    assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.crop_size, recipe.augment) == (
         'adam', 1e-4, 16, 224, ['flip'])
+    assert (recipe.momentum, recipe.bias_rate, recipe.skip_scales) == (0.9, 1, (1, 1))
 
 
-@pytest.mark.parametrize('flags', [['--momentum', '0.9', '--optimizer', 'adam'],
-                                   ['--recipe', 'adamw', '--bias_rate', '2'], ['--momentum', '1'],
-                                   ['--augment', 'blur'], ['--skip_scales', '1'], ['--skip_scales', '0', '1'],
-                                   ['--recipe', 'mine']])
-def test_flags_that_do_nothing_or_are_none_are_refused(flags, capsys):
+@pytest.mark.parametrize('flags', [['--momentum', '0.9', '--optimizer', 'momentum'], ['--bias_rate', '2'],
+                                   ['--skip_scales', '0.01', '0.0001'], ['--augment', 'blur'], ['--recipe', 'mine'],
+                                   ['--recipe', 'owner']])
+def test_unknown_flags_and_values_are_refused(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         train.parse_args(flags)
     assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_momentum_and_bias_rate_belong_to_their_optimiser():
-    assert vars(train.parse_args(['--recipe', 'paper', '--optimizer', 'adam']))['momentum'] is None
-    args = train.parse_args(['--optimizer', 'momentum'])
-    assert (args.momentum, args.bias_rate) == (0.9, 1)
-
-
-def test_the_settings_are_told_in_one_line():
-    assert recipes.describe(train.parse_args(['--recipe', 'paper', '--crop_size', '64'])) == (
-        'recipe paper: --optimizer momentum --learning_rate 1e-10 --momentum 0.99 --bias_rate 2 --schedule constant '
-        '--weight_decay 0.0005 --loss sum --batch_size 1 --crop_size 64 --augment --upsampling fixed '
-        '--skip_scales 0.01 0.0001')
-
-
-def test_median_frequency_weights():
-    """Shares 50, 30 and 20 %: the median is 30 %; the class that does not occur keeps 1."""
-    np.testing.assert_allclose(recipes.median_frequency_weights([500, 300, 0, 200]), [0.6, 1, 1, 1.5])
+def test_a_recipe_is_described_in_one_line():
+    assert recipes.describe(read_flags('--recipe', 'paper', '--crop_size', '64')) == (
+        'recipe paper: --optimizer momentum --learning_rate 1e-10 --schedule constant --weight_decay 0.0005 --loss sum '
+        '--batch_size 1 --crop_size 64 --augment --upsampling fixed; momentum 0.99, biases learn 2 times as fast; '
+        'pool4 and pool3 scaled by 0.01 and 0.0001')
+    assert recipes.describe(read_flags()) == (
+        'recipe default: --optimizer adam --learning_rate 0.0001 --schedule constant --weight_decay 0 --loss rows '
+        '--batch_size 16 --crop_size 224 --augment flip --upsampling learned')

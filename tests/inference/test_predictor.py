@@ -1,0 +1,62 @@
+"""A network predicts one image, and scores a record."""
+import math
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import train
+from datasets.batches import Reader, build_reader
+from inference.predictor import Predictor, load_predictor, predict_record, score_record
+from inference.weights import find_checkpoint
+from train import Network
+from utils import UserError
+
+
+def test_score_record_against_the_definition(small_runs, trained_small, record, pairs):
+    checkpoint = find_checkpoint(str(trained_small))
+    with tf.Session() as session:
+        predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+        reader = build_reader(record, 5)
+        examples = [(example['label'], probabilities)
+                    for example, probabilities in predict_record(session, predictor, reader)]
+        score, loss = score_record(session, predictor, reader)  # a second pass over the same reader
+    entropies, hits = [], []
+    for label, probabilities in examples:
+        for annotated, of_classes in zip(label.ravel(), probabilities.reshape(-1, 21), strict=True):
+            if annotated != 255:
+                entropies.append(-math.log(of_classes[annotated]))
+                hits.append(annotated == of_classes.argmax())
+    assert len(hits) == sum((label != 255).sum() for _, label in pairs)
+    assert loss == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert score.figures()['pixel_accuracy'] == pytest.approx(np.mean(hits), rel=1e-12)
+
+
+class Session:
+    """Gives one example, and then has no memory left."""
+
+    def __init__(self):
+        self.results = [None, {'filename': b'big', 'image': np.zeros((3, 4, 3), np.uint8)}]
+
+    def run(self, *_):
+        if not self.results:
+            raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
+        return self.results.pop(0)
+
+
+def test_an_image_too_large_for_memory_is_named():
+    predictor = Predictor('image', 'probabilities', Network())
+    reader = Reader('a.record', 1, 'initializer', 'next')
+    with pytest.raises(UserError, match='^a.record: out of memory at big, 4 x 3 pixels; leave it out'):
+        next(predict_record(Session(), predictor, reader))
+
+
+def test_what_is_called_before_each_image_may_end_the_iteration():
+    def stop():
+        raise KeyboardInterrupt
+
+    predictor = Predictor('image', 'probabilities', Network())
+    session = Session()
+    with pytest.raises(KeyboardInterrupt):
+        next(predict_record(session, predictor, Reader('a.record', 1, 'initializer', 'next'), stop))
+    assert len(session.results) == 1  # the initializer alone was run

@@ -1,0 +1,313 @@
+"""What training starts from, what it resumes from, and what is never written."""
+import os
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from conftest import full_disk
+
+import train
+import vgg
+from datasets import classes
+from inference.weights import find_checkpoint, network_variables, read_shapes
+from train import Network
+from training import checkpoints
+from utils import UserError
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (2, 70, 50, 3)).astype(np.uint8)
+DATA, INDEX = 'data-00000-of-00001', 'index'
+
+# ------------------------------------------------------------------------------------------- VGG16
+
+
+def write_slim_checkpoint(path, fc_channels=8, leave_out=(), version=tf.train.SaverDef.V2, fill=None):
+    """A checkpoint as tf-slim's training wrote it: vgg_16's variables with a 1000-way fc8, and a global_step.
+
+    Returns:
+        dict of variable names to values.
+    """
+    with tf.Graph().as_default(), tf.Session() as session:
+        vgg.vgg_16(tf.zeros([1, 224, 224, 3]), fc_channels=fc_channels)
+        step = tf.train.create_global_step()
+        session.run(tf.global_variables_initializer())
+        session.run(step.assign(77777))
+        if fill is not None:
+            session.run([v.assign(tf.fill(v.shape, fill)) for v in tf.trainable_variables()])
+        kept = [v for v in tf.global_variables() if v.op.name not in leave_out]
+        values = {v.op.name: session.run(v) for v in kept} if fill is None else None
+        tf.train.Saver(kept, write_version=version).save(session, str(path), write_meta_graph=False,
+                                                         write_state=False)
+    return values
+
+
+def restore_into_fcn(path, fc_channels=8):
+    """Builds FCN-8s, restores VGG16 from `path`, returns all variables' values and global_step's."""
+    train.fcn(tf.zeros([1, 32, 32, 3]), Network(fc_channels=fc_channels))
+    step = tf.train.create_global_step()
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        checkpoints.restore_vgg(session, str(path))
+        return {v.op.name: session.run(v) for v in tf.trainable_variables()}, session.run(step)
+
+
+@pytest.mark.parametrize('version', [tf.train.SaverDef.V1, tf.train.SaverDef.V2])  # the published file is a V1
+def test_a_slim_checkpoint_restores_by_name_up_to_fc7(tmp_path, version):
+    written = write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', version=version)
+    assert find_checkpoint(str(tmp_path / 'vgg_16.ckpt'))
+    restored, step = restore_into_fcn(tmp_path / 'vgg_16.ckpt')
+    assert step == 0  # the checkpoint's own step is not this run's
+    old = [name for name in written if name != 'global_step' and 'fc8' not in name]
+    assert len(old) == 30
+    for name in old:
+        np.testing.assert_array_equal(restored[name], written[name])
+    assert not restored['vgg_16/fc8/weights'].any() and restored['vgg_16/fc8/weights'].shape == (1, 1, 8, 21)
+
+
+@pytest.mark.slow
+def test_a_slim_checkpoint_of_the_published_size_restores(tmp_path):
+    write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', fc_channels=4096, fill=0.25)
+    assert read_shapes(str(tmp_path / 'vgg_16.ckpt'))['vgg_16/fc8/weights'] == [1, 1, 4096, 1000]
+    restored, _ = restore_into_fcn(tmp_path / 'vgg_16.ckpt', fc_channels=4096)
+    assert restored['vgg_16/fc6/weights'].shape == (7, 7, 512, 4096)
+    assert all((restored[name] == 0.25).all() for name in restored if 'fc8' not in name)
+
+
+def test_a_trunk_leaves_fc6_and_fc7_at_random_and_says_so(small_runs, tmp_path, capsys):
+    fc = [f'vgg_16/{layer}/{kind}' for layer in ('fc6', 'fc7', 'fc8') for kind in ('weights', 'biases')]
+    written = write_slim_checkpoint(tmp_path / 'trunk.ckpt', leave_out=fc)
+    restored, _ = restore_into_fcn(tmp_path / 'trunk.ckpt')
+    np.testing.assert_array_equal(restored['vgg_16/conv5/conv5_1/weights'], written['vgg_16/conv5/conv5_1/weights'])
+    assert restored['vgg_16/fc6/weights'].std() > 0
+    assert 'fc6 and fc7 start at random' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('missing', ['vgg_16/conv3/conv3_1/biases', 'vgg_16/fc7/weights'])
+def test_a_variable_that_vgg_lacks_is_named(small_runs, tmp_path, missing):
+    write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', leave_out=[missing])
+    with pytest.raises(UserError, match=f'vgg_16.ckpt: variable {missing} is missing'):
+        restore_into_fcn(tmp_path / 'vgg_16.ckpt')
+
+
+# ------------------------------------------------------------------------------------------- models of the family
+
+
+def run_network(network, initialise):
+    """Logits of IMAGES, and the variables by name, after initialise(session)."""
+    with tf.Graph().as_default():
+        logits = train.fcn(tf.constant(IMAGES), network)
+        with tf.Session() as session:
+            initialise(session)
+            return session.run([logits, {v.op.name: v.value() for v in network_variables()}])
+
+
+def write_checkpoint(network, path):
+    """Writes a checkpoint of a network whose upsampling and scores are not what they start as; see run_network."""
+    def initialise(session):
+        session.run(tf.global_variables_initializer())
+        random = np.random.RandomState(1)
+        for variable in tf.trainable_variables('vgg_16/fc8/'):
+            variable.load(session.run(variable) + random.normal(0, 0.1, variable.shape.as_list()), session)
+        tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
+    return run_network(network, initialise)
+
+
+def start_from(path, class_set=classes.VOC):
+    return lambda session: checkpoints.set_starting_weights(session, None, path, class_set)
+
+
+@pytest.mark.parametrize('coarse, fine, skips', [('fcn_32s', 'fcn_16s', 'pool4'), ('fcn_16s', 'fcn_8s', 'pool3'),
+                                                 ('fcn_32s', 'fcn_8s', 'pool4 and pool3')])
+def test_a_finer_model_starts_as_the_coarser_one_has_ended(small_runs, tmp_path, capsys, coarse, fine, skips):
+    """Its logits are the coarser one's, at the image's size, whatever that has learned; the new skip is at zero."""
+    path = str(tmp_path / 'model.ckpt-7')
+    ended, _ = write_checkpoint(Network(coarse, fc_channels=8), path)
+    started, variables = run_network(Network(fine, fc_channels=8), start_from(path))
+    np.testing.assert_allclose(started, ended, rtol=0, atol=1e-5)
+    assert np.abs(ended).max() > 0.1
+    for pool in skips.split(' and '):
+        assert not variables[f'vgg_16/fc8/conv_{pool}/weights'].any()
+    assert f'scores of {skips} start at zero' in capsys.readouterr().out
+
+
+def test_scales_of_a_coarser_run_come_with_it(small_runs, tmp_path):
+    path = str(tmp_path / 'model.ckpt-7')
+    ended, _ = write_checkpoint(Network('fcn_16s', fc_channels=8, skip_scales=(0.01, 1)), path)
+    started, variables = run_network(Network('fcn_8s', fc_channels=8, skip_scales=(1, 0.5)), start_from(path))
+    np.testing.assert_allclose(started, ended, rtol=0, atol=1e-5)
+    assert [variables[f'vgg_16/fc8/scale_{pool}'] for pool in ('pool4', 'pool3')] == [np.float32(0.01), 0.5]
+
+
+def test_other_classes_start_anew_on_the_trunk_of_a_run(small_runs, trained_small, capsys):
+    checkpoint = find_checkpoint(str(trained_small))
+    own = classes.make_class_set([f'thing {number}' for number in range(21)])
+    _, variables = run_network(Network(fc_channels=8), start_from(checkpoint, own))
+    assert 'its run has other classes: their scores start anew' in capsys.readouterr().out
+    reader = tf.train.load_checkpoint(checkpoint)
+    for name in ('vgg_16/conv5/conv5_1/weights', 'vgg_16/fc7/weights'):
+        np.testing.assert_array_equal(variables[name], reader.get_tensor(name))
+    assert not variables['vgg_16/fc8/weights'].any() and reader.get_tensor('vgg_16/fc8/weights').any()
+
+
+# ------------------------------------------------------------------------------------------- damaged checkpoints
+
+
+def write_steps(folder, steps):
+    """A run's folder of checkpoints of one variable, which holds the step. Returns the saver."""
+    value = tf.get_variable('step', [1000])
+    saver = tf.train.Saver(max_to_keep=checkpoints.MAX_TO_KEEP, save_relative_paths=True)
+    with tf.Session() as session:
+        for step in steps:
+            session.run(value.assign(np.full(1000, step)))
+            checkpoints.save(session, saver, str(folder), step)
+    return saver
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def truncate(path):
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+def flip_a_bit(path):
+    with open(path, 'r+b') as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize('damage, ending, printed', [
+    (truncate, DATA, 'damaged'), (flip_a_bit, DATA, 'damaged'), (empty, DATA, 'damaged'), (os.remove, DATA, ''),
+    (truncate, INDEX, 'damaged'), (flip_a_bit, INDEX, 'damaged'), (empty, INDEX, 'damaged'),
+    (os.remove, INDEX, 'not there')])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys, damage, ending, printed):
+    write_steps(tmp_path, (2, 4, 6))
+    damage(tmp_path / f'model.ckpt-6.{ending}')
+    assert checkpoints.find_resume(str(tmp_path)) == (str(tmp_path / 'model.ckpt-4'), 4)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f'{tmp_path}/model.ckpt-6: {printed}') and line.endswith('left out for the one before')
+
+
+def test_an_intact_checkpoint_is_taken_without_a_word(tmp_path, capsys):
+    write_steps(tmp_path, (2, 4, 6))
+    assert checkpoints.find_resume(str(tmp_path)) == (str(tmp_path / 'model.ckpt-6'), 6)
+    assert not capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_not_resumed_from(tmp_path, capsys):
+    write_steps(tmp_path, (2, 4))
+    value = tf.global_variables()[0]
+    with tf.Session() as session:
+        session.run(value.assign([*range(999), np.nan]))
+        tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), 6, write_meta_graph=False)
+    assert checkpoints.find_resume(str(tmp_path))[1] == 4
+    assert 'model.ckpt-6: step is not finite' in capsys.readouterr().out
+
+
+def test_without_an_intact_checkpoint_the_run_is_not_started_anew(tmp_path):
+    write_steps(tmp_path, (2, 4))
+    for step in (2, 4):
+        truncate(tmp_path / f'model.ckpt-{step}.{DATA}')
+    with pytest.raises(UserError, match='names no complete checkpoint of train.py; bring it back'):
+        checkpoints.find_resume(str(tmp_path))
+
+
+@pytest.mark.parametrize('state', ['model_checkpoint_path: "model.ckpt-7"\n', 'model_checkpoint_path: "mine.ckpt"\n'])
+def test_without_the_named_checkpoint_the_run_is_not_started_anew(tmp_path, state):
+    (tmp_path / 'checkpoint').write_text(state)
+    with pytest.raises(UserError, match='names no complete checkpoint of train.py'):
+        checkpoints.find_resume(str(tmp_path))
+
+
+def test_a_new_folder_has_nothing_to_resume(tmp_path):
+    assert checkpoints.find_resume(str(tmp_path)) == (None, 0)
+
+
+@pytest.mark.parametrize('text', [None, '', 'no state'])
+def test_without_the_state_file_the_newest_checkpoint_is_taken(tmp_path, text):
+    write_steps(tmp_path, (2, 4, 10))
+    os.remove(tmp_path / 'checkpoint')
+    if text is not None:
+        (tmp_path / 'checkpoint').write_text(text)
+    assert checkpoints.find_resume(str(tmp_path))[1] == 10
+
+
+def test_an_earlier_checkpoint_that_the_state_file_names_is_taken(tmp_path):
+    write_steps(tmp_path, (2, 4, 6))
+    (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-4"\n')
+    assert checkpoints.find_resume(str(tmp_path))[1] == 4
+
+
+def test_a_damaged_checkpoint_is_the_first_to_go(tmp_path, capsys):
+    write_steps(tmp_path, (2, 4, 6))
+    truncate(tmp_path / f'model.ckpt-6.{DATA}')
+    resume_from, _ = checkpoints.find_resume(str(tmp_path))
+    saver = checkpoints.make_saver(str(tmp_path), resume_from)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'model.ckpt-4')
+    capsys.readouterr()
+    assert checkpoints.find_resume(str(tmp_path))[1] == 4 and not capsys.readouterr().out  # printed once
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        checkpoints.save(session, saver, str(tmp_path), 5)
+    assert checkpoints.list_steps(str(tmp_path)) == [2, 4, 5]
+    assert sorted(name for name in os.listdir(tmp_path) if name.endswith(DATA)) == [
+        f'model.ckpt-{step}.{DATA}' for step in (2, 4, 5)]
+
+
+# ------------------------------------------------------------------------------------------- full disks
+
+
+@full_disk
+def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, limit, number):
+    with limit(tmp_path, 16384), pytest.raises(
+            UserError, match=rf'model.ckpt-7: cannot be written \(.*{os.strerror(number)}.*\); free some space'):
+        variable = tf.get_variable('a', [10000])
+        with tf.Session() as session:
+            session.run(variable.initializer)
+            checkpoints.save(session, tf.train.Saver(), str(tmp_path), 7)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(('model', 'checkpoint'))]
+
+
+# ------------------------------------------------------------------------------------------- not finite
+
+
+@pytest.fixture
+def saver(tmp_path):
+    """A RunSaver of one variable `a`, which is at the session's hand as `saver.variable`."""
+    variable = tf.get_variable('a', [2])
+    with tf.Session() as session:
+        session.run(variable.initializer)
+        saver = checkpoints.RunSaver(session, str(tmp_path), None, tf.check_numerics(variable, 'a').op)
+        saver.variable = variable
+        yield saver
+
+
+def test_each_step_is_saved_once(saver, tmp_path):
+    for step in (1, 2):
+        saver.add_step(step, [b'x'], 3.0)
+    saver.save()
+    assert (saver.start, saver.done, saver.saved) == (0, 2, 2)
+    saver.save()
+    assert checkpoints.list_steps(str(tmp_path)) == [2]
+
+
+def test_a_loss_that_is_not_finite_names_the_last_two_batches(saver):
+    for step in (1, 2):
+        saver.add_step(step, [b'image%d' % step, b'caf\xc3\xa9\n'], 3.0)
+    with pytest.raises(UserError, match=r'^the loss is not finite at step 3: examples of step 2 image2, café; step 3 '
+                                        r'image3, café\. No checkpoint was written\. .*--learning_rate'):
+        saver.add_step(3, [b'image3', b'caf\xc3\xa9\n'], float('inf'))
+    assert saver.done == 2
+
+
+def test_weights_that_are_not_finite_are_not_written(saver, tmp_path):
+    saver.add_step(1, [b'x'], 3.0)
+    saver.save()
+    saver.add_step(2, [b'y'], 3.0)
+    saver.variable.load([1, np.inf], saver.session)
+    with pytest.raises(UserError, match=r'^the weights are not finite at step 2, by an update after step 1 \(a : '
+                                        r'Tensor had Inf values\): examples of step 1 x; step 2 y\.'):
+        saver.save()
+    assert checkpoints.list_steps(str(tmp_path)) == [1]
