@@ -23,10 +23,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def serve():
     """For each line on stdin, JSON of fork_run's arguments: writes the process's number, then its exit code."""
     import conftest
+
     import train
     import utils
     import vgg
     vgg.BLOCKS, train.write_page = conftest.SMALL_BLOCKS, conftest.no_page
+    with tf.Graph().as_default():  # what TensorFlow does the first time only, before the first fork
+        train.build_training(train.parse_args([]), train.Network(fc_channels=8), 5, 0)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

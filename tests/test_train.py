@@ -38,7 +38,7 @@ def events(folder):
 # ------------------------------------------------------------------------------------------- the network
 
 
-def test_logits_have_the_images_size():
+def test_logits_have_the_images_size(small_runs):
     image = tf.placeholder(tf.uint8, [None, None, None, 3])
     logits = train.fcn(image, Network(fc_channels=8))
     with tf.Session() as session:
@@ -74,7 +74,7 @@ def interpolate(values, factor):
     return values[lower] * (1 - share) + values[lower + 1] * share
 
 
-def test_upsampling_is_bilinear_interpolation_away_from_the_border():
+def test_upsampling_is_bilinear_interpolation_away_from_the_border(small_runs):
     """With zero skips and fc8 as the identity on fc7's channels, the logits are fc7 upsampled x2, x2, x8."""
     image = tf.constant(np.random.RandomState(0).randint(0, 256, (1, 160, 192, 3)), tf.uint8)
     logits = train.fcn(image, Network(fc_channels=21))
@@ -92,7 +92,7 @@ def test_upsampling_is_bilinear_interpolation_away_from_the_border():
     np.testing.assert_allclose(upsampled[inner], scores[inner], rtol=1e-5, atol=1e-5)
 
 
-def test_skips_add_the_scores_of_the_pools():
+def test_skips_add_the_scores_of_the_pools(small_runs):
     """A bias of pool4's score spreads over the image as it is: bilinear kernels keep a constant."""
     logits = train.fcn(tf.zeros([1, 96, 96, 3]), Network(fc_channels=8))
     biases = {name: tf.trainable_variables(f'vgg_16/fc8/{name}/biases')[0] for name in ('conv_pool4', 'conv_pool3')}
@@ -103,7 +103,7 @@ def test_skips_add_the_scores_of_the_pools():
     np.testing.assert_allclose(middle, np.broadcast_to(np.arange(21) + 0.5, middle.shape), atol=1e-4)
 
 
-def test_the_mean_is_removed_from_raw_rgb():
+def test_the_mean_is_removed_from_raw_rgb(small_runs):
     train.fcn(tf.constant(np.full((1, 32, 32, 3), (123.68, 116.78, 103.94)), tf.float32), Network(fc_channels=8))
     first = tf.get_default_graph().get_tensor_by_name('vgg_16/conv1/conv1_1/Relu:0')
     with tf.Session() as session:
@@ -290,11 +290,12 @@ def test_the_papers_upsampling_and_scales_are_not_trained_but_kept(small_runs, r
         assert reader.get_tensor('vgg_16/fc8/biases').any()
 
 
+@pytest.mark.slow
 def test_staged_training_by_the_command_line(small_runs, record, tmp_path, capsys):
     """32s, from its run 16s, from that 8s."""
     start = []
     for model in ('fcn_32s', 'fcn_16s', 'fcn_8s'):
-        train.main(short_run(record, tmp_path / model, '--max_steps', 2, '--model', model, *start))
+        train.main(short_run(record, tmp_path / model, '--max_steps', 1, '--model', model, *start))
         start = ['--checkpoint_path', tmp_path / model]
         assert json.loads((tmp_path / model / 'train' / 'settings.json').read_text())['model'] == model
     printed = capsys.readouterr().out
@@ -383,19 +384,13 @@ def test_a_record_that_cannot_be_trained_on_is_named(small_runs, tmp_path, write
     assert '\n' not in str(raised.value)
 
 
-def test_memory_that_does_not_suffice_ends_with_the_cure(small_runs, record, tmp_path, monkeypatch):
+def test_memory_that_does_not_suffice_ends_with_the_cure(monkeypatch):
     def fail(*_):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
 
-    monkeypatch.setattr(train, 'run_step', fail)
+    monkeypatch.setattr(train, 'train', fail)
     with pytest.raises(UserError, match='^out of memory: lower --batch_size or --crop_size$'):
-        train.main(short_run(record, tmp_path, '--max_steps', 1))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(small_runs, record, tmp_path):
-    """Neither the record nor the histograms are blamed for a gradient that is not finite."""
-    with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate'):
-        train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30, '--summary_steps', 1))
+        train.main([])
 
 
 # ------------------------------------------------------------------------------------------- the program
@@ -410,23 +405,22 @@ def test_a_wrong_flag_ends_with_one_line(flags, capsys):
     assert ('unrecognized arguments: --batchsize' in line) or ('--max_steps: -1 is not a number from 1 up' in line)
 
 
-@pytest.mark.parametrize('flags, message', [
-    (['--dataset_train', 'no.record'], 'no.record: no such file; write it with convert_fcn_dataset.py'),
-    (['--checkpoint_path', 'no.ckpt'], 'no.ckpt: no checkpoint there')])
-def test_a_missing_file_is_named_before_anything_is_written(flags, message, tmp_path, monkeypatch):
+def test_a_missing_checkpoint_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message):
-        train.main(['--output_dir', 'out', *flags])
+    with pytest.raises(UserError, match='no.ckpt: no checkpoint there'):
+        train.main(['--output_dir', 'out', '--checkpoint_path', 'no.ckpt'])
     assert not os.listdir(tmp_path)
 
 
-def test_the_script_ends_mistakes_with_one_line(tmp_path):
-    done = subprocess.run([sys.executable, os.path.join(ROOT, 'train.py'), '--dataset_train', 'no.record'],
-                          capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr and not os.listdir(tmp_path)
-    assert done.stderr.splitlines()[-1].startswith('train.py: error: no.record: no such file; write it with ')
+def test_the_program_ends_mistakes_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--dataset_train', 'no.record'])
+    with pytest.raises(SystemExit, match='^train.py: error: no.record: no such file; write it with convert'):
+        utils.run_program(train.main)
+    assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_script_trains_one_step_and_draws_a_picture(record, tmp_path):
     """With all of VGG16's convolutions, and the process that draws."""
     program = [sys.executable, os.path.join(ROOT, 'train.py'), *short_run(record, tmp_path, '--max_steps', 1,
@@ -438,6 +432,7 @@ def test_the_script_trains_one_step_and_draws_a_picture(record, tmp_path):
     assert os.path.exists(tmp_path / 'eval' / 'val_1_overlay.jpg') and os.path.exists(tmp_path / 'index.html')
 
 
+@pytest.mark.slow
 def test_importing_has_no_effect():
     program = ('import tensorflow.compat.v1 as tf, train, evaluate, predict, convert_fcn_dataset;'
                'assert tf.executing_eagerly() and not tf.get_default_graph().get_operations()')

@@ -221,10 +221,17 @@ def run(trained_small, tmp_path):
     return shutil.copytree(trained_small, tmp_path / 'run')
 
 
-def test_resume_goes_on_at_its_step_up_to_max_steps_in_all(small_runs, run, record, capsys):
+def test_a_run_goes_on_after_its_checkpoint_up_to_max_steps_in_all(small_runs, run, record, capsys):
+    """It was killed between two checkpoints, and left a damaged line."""
+    for name in os.listdir(run / 'train'):
+        if name.startswith('model.ckpt-3'):
+            os.remove(run / 'train' / name)
+    (run / 'train' / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-2"\n')
+    with open(run / 'train' / 'log.csv', 'ab') as file:
+        file.write(b'2,1,2,3,4,5,6\n\0\0\0\n1,,,,\n3,0.5')
     train.main(short_run(record, run, '--max_steps', 5, '--log_steps', 1, '--val_steps', 2, '--save_steps', 1))
     out = capsys.readouterr().out
-    assert f'resumed from {run}/train/model.ckpt-3' in out and 'at random' not in out
+    assert f'resumed from {run}/train/model.ckpt-2' in out and 'at random' not in out
     assert [int(row['step']) for row in read_log(run)] == [1, 2, 3, 4, 5]
     assert 'val image1:' in out  # step 2 showed image0
     assert tf.train.latest_checkpoint(str(run / 'train')).endswith('model.ckpt-5')
@@ -233,20 +240,9 @@ def test_resume_goes_on_at_its_step_up_to_max_steps_in_all(small_runs, run, reco
     files = [str(run / 'train' / name) for name in os.listdir(run / 'train') if name.startswith('events')]
     starts = [event.step for path in files for event in tf.train.summary_iterator(path)
               if event.session_log.status == tf.SessionLog.START]
-    assert starts == [4]  # from where TensorBoard drops what earlier files have
+    assert starts == [3]  # from where TensorBoard drops what earlier files have
     train.main(short_run(record, run, '--max_steps', 5))
     assert 'is at step 5: nothing left to do' in capsys.readouterr().out
-
-
-def test_rows_after_the_checkpoint_are_dropped_from_the_log_on_resume(small_runs, run, record):
-    for name in os.listdir(run / 'train'):
-        if name.startswith('model.ckpt-3'):
-            os.remove(run / 'train' / name)
-    (run / 'train' / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-2"\n')
-    with open(run / 'train' / 'log.csv', 'ab') as file:
-        file.write(b'2,1,2,3,4,5,6\n\0\0\0\n1,,,,\n3,0.5')  # damaged
-    train.main(short_run(record, run, '--max_steps', 4, '--log_steps', 2))
-    assert [int(row['step']) for row in read_log(run)] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -302,8 +298,9 @@ def test_a_resumed_run_keeps_its_classes(run, record, tmp_path):
 
 
 def test_the_examples_of_a_loss_that_is_not_finite_are_named(small_runs, record, tmp_path):
-    with pytest.raises(UserError, match='not finite at step') as raised:
-        train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30))
+    """And neither the record nor the histograms are blamed."""
+    with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate') as raised:
+        train.main(short_run(record, tmp_path, '--max_steps', 9, '--learning_rate', 1e30, '--summary_steps', 1))
     message = str(raised.value)
     assert '\n' not in message
     step = int(re.match(r'the loss is not finite at step (\d): ', message).group(1))
@@ -318,7 +315,8 @@ def test_the_examples_of_a_loss_that_is_not_finite_are_named(small_runs, record,
 
 
 @pytest.mark.parametrize('name, flags', [
-    ('vgg_16/fc7/biases/Adam_1', []), ('vgg_16/fc8/conv_pool3/biases', ['--eval_steps', 4])])
+    ('vgg_16/fc8/conv_pool3/biases', ['--eval_steps', 4]),
+    pytest.param('vgg_16/fc7/biases/Adam_1', [], marks=pytest.mark.slow)])
 def test_weights_that_are_not_finite_are_never_kept(small_runs, record, tmp_path, monkeypatch, name, flags):
     monkeypatch.setattr(train, 'run_step', spoiling(train.run_step, 4, name, np.inf))
     with pytest.raises(UserError, match='not finite at step 4, by an update after step 2 ') as raised:

@@ -9,11 +9,6 @@ from lives import Life
 import train
 
 
-def run_three_steps(record, folder, *flags):
-    train.main(short_run(record, folder, '--log_steps', 1, '--summary_steps', 1, '--max_steps', 3, *flags))
-    return [float(row['loss']) for row in read_log(folder)]
-
-
 def run_in_a_process(server, record, folder, *flags):
     """For --xla, whose settings cannot be taken back."""
     life = Life(server, folder, short_run(record, folder, '--log_steps', 1, '--max_steps', 3, *flags))
@@ -41,20 +36,17 @@ def test_xla_does_not_drop_the_check(server, record, tmp_path):
     assert life.printed().splitlines()[-1].startswith('train.py: error: the weights are not finite at step 1, ')
 
 
-def test_mixed_precision_scales_the_loss_and_trains(small_runs, record, tmp_path, capsys):
-    plain = run_three_steps(record, tmp_path / 'plain')
-    capsys.readouterr()
-    mixed = run_three_steps(record, tmp_path / 'mixed', '--mixed_precision')
-    assert capsys.readouterr().out.startswith('--mixed_precision: ')
-    assert mixed == pytest.approx(plain, rel=0.02)
-    reader = tf.train.load_checkpoint(str(tmp_path / 'mixed' / 'train'))
-    assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
-
-    # A run may leave mixed precision, and take it up again.
-    for max_steps, flags in ((4, []), (5, ['--mixed_precision'])):
-        train.main(short_run(record, tmp_path / 'mixed', '--log_steps', 1, '--max_steps', max_steps, *flags))
-        assert 'resumed from' in capsys.readouterr().out
-    assert [row['step'] for row in read_log(tmp_path / 'mixed')] == ['1', '2', '3', '4', '5']
+def test_mixed_precision_scales_the_loss_and_trains(small_runs, trained_small, record, tmp_path, capsys):
+    """And a run may leave it, and take it up again."""
+    for max_steps, flags in ((3, ['--mixed_precision']), (4, []), (5, ['--mixed_precision'])):
+        train.main(short_run(record, tmp_path, '--log_steps', 1, '--max_steps', max_steps, *flags))
+        out = capsys.readouterr().out
+        assert out.startswith('--mixed_precision: ') == bool(flags) and ('resumed from' in out) == (max_steps > 3)
+        if max_steps == 3:
+            reader = tf.train.load_checkpoint(str(tmp_path / 'train'))
+            assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
+    mixed, plain = ([float(row['loss']) for row in read_log(folder)] for folder in (tmp_path, trained_small))
+    assert mixed[:3] == pytest.approx(plain, rel=0.02) and len(mixed) == 5
 
 
 def test_gradients_beyond_float16_are_no_cause_to_stop(small_runs, record, tmp_path, monkeypatch):
