@@ -28,8 +28,7 @@ def serve():
     import utils
     import vgg
     vgg.BLOCKS, train.write_page = conftest.SMALL_BLOCKS, conftest.no_page
-    with tf.Graph().as_default():  # what TensorFlow does the first time only, before the first fork
-        train.build_training(train.parse_args([]), train.Network(fc_channels=8), 5, 0)
+    # Nothing is built before a fork: threads that TensorFlow starts here would be missing there, and runs would hang.
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

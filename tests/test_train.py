@@ -370,9 +370,9 @@ def write_class_30(path):
 
 
 def write_truncated_jpeg(path):
-    image, label = draw_pair(40, 40, 0)
-    return write_examples(path, [records.make_example(b'a', encode(image, format='JPEG')[:-200],
-                                                      encode(label, format='PNG'), 40, 40)])
+    image, label = draw_pair(200, 200, 0)
+    encoded = encode(image, format='JPEG')[:1500]  # the header is intact
+    return write_examples(path, [records.make_example(b'a', encoded, encode(label, format='PNG'), 200, 200)])
 
 
 @pytest.mark.parametrize('write, reason', [
@@ -380,7 +380,7 @@ def write_truncated_jpeg(path):
 def test_a_record_that_cannot_be_trained_on_is_named(small_runs, tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
     with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:
-        train.main(short_run(bad, tmp_path / 'run', '--max_steps', 1))
+        train.main(short_run(bad, tmp_path / 'run', '--max_steps', 9))
     assert '\n' not in str(raised.value)
 
 
@@ -430,10 +430,3 @@ def test_the_script_trains_one_step_and_draws_a_picture(record, tmp_path):
     assert 'step     1/1  loss' in done.stdout and 'per pixel 3.04' in done.stdout
     assert os.path.exists(tmp_path / 'train' / 'model.ckpt-1.index')
     assert os.path.exists(tmp_path / 'eval' / 'val_1_overlay.jpg') and os.path.exists(tmp_path / 'index.html')
-
-
-@pytest.mark.slow
-def test_importing_has_no_effect():
-    program = ('import tensorflow.compat.v1 as tf, train, evaluate, predict, convert_fcn_dataset;'
-               'assert tf.executing_eagerly() and not tf.get_default_graph().get_operations()')
-    subprocess.run([sys.executable, '-c', program, '--no-such-flag'], check=True, cwd=ROOT, capture_output=True)

@@ -1,11 +1,14 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 
 import numpy as np
 import pytest
-from conftest import limit_file_size
+from conftest import full_disk, limit_file_size
 from PIL import Image
 
 import utils
@@ -128,3 +131,45 @@ def test_run_program_ends_with_one_line_and_a_code(body, code, line):
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                           cwd=os.path.dirname(utils.__file__))
     assert (done.returncode, done.stderr) == (code, line)
+
+
+@full_disk
+@pytest.mark.parametrize('name, write', [
+    ('a.jpg', lambda path: utils.save_image(path, np.random.RandomState(0).randint(0, 256, (300, 300, 3), np.uint8))),
+    ('a.png', lambda path: utils.save_labels(path, np.random.RandomState(0).randint(0, 256, (300, 300), np.uint8),
+                                             utils.voc_palette())),
+    ('a.html', lambda path: utils.save_text(path, 'x' * 100000))])
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path, limit, number, name, write):
+    with limit(tmp_path, 16384):
+        (tmp_path / name).write_text('before')
+        with pytest.raises(OSError) as raised:
+            write(str(tmp_path / name))
+        assert raised.value.errno == number and raised.value.filename == str(tmp_path / name)
+        assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_text() == 'before'
+
+
+@pytest.mark.parametrize('number, message', [
+    (errno.ENOSPC, 'a/b: No space left on device; free some space and start again'),
+    (errno.EACCES, 'a/b: Permission denied; make it accessible, or name another')])
+def test_what_the_system_refuses_ends_a_program_with_one_line(monkeypatch, number, message):
+    def fail():
+        raise OSError(number, os.strerror(number), 'a/b')
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    with pytest.raises(SystemExit, match=f'^train.py: error: {message}$'):
+        utils.run_program(fail)
+
+
+def test_signals_raise_at_once_or_when_it_suits():
+    with utils.StopSignals() as signals:
+        with pytest.raises(utils.Stopped, match='stopped by SIGTERM') as stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        assert stopped.value.number == 15
+    with utils.StopSignals() as signals:
+        signals.hold()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(utils.Stopped, match='stopped by SIGINT'):
+            signals.check()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

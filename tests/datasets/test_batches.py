@@ -1,11 +1,14 @@
 """Reading records: complete images, and training batches."""
+import os
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, write_png_record, write_record
+from conftest import draw_pair, write_examples, write_png_record, write_record
 
 from datasets import records
-from datasets.batches import Sampling, training_batches, whole_images
+from datasets.batches import Sampling, build_reader, run_input, training_batches, whole_images
+from utils import UserError
 
 GREY = (100.4, 109.6, 120.0)
 
@@ -218,3 +221,38 @@ def test_batches_tell_whose_crops_they_are(record, pairs):
 def test_draw_pair_is_not_trivial():
     _, label = draw_pair(70, 50, 0)
     assert len(np.unique(label)) > 5
+
+
+# ------------------------------------------------------------------------------------------- lost while it is read
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def truncate(path):
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+def cut_off_the_last(path):
+    """Cuts between two examples, where only their number shows that some are missing."""
+    write_examples(path, list(tf.io.tf_record_iterator(path))[:-1])
+
+
+@pytest.mark.parametrize('which', ['train', 'val'])
+@pytest.mark.parametrize('harm', [os.remove, empty, truncate, cut_off_the_last])
+def test_a_record_that_is_lost_while_it_is_read(tmp_path, which, harm):
+    record = write_record(tmp_path / f'{which}.record', [draw_pair(40, 40, number) for number in range(3)])
+    with tf.Session() as session:
+        if which == 'train':
+            batches = training_batches(Sampling(record, 3, 1, 32, (0, 0, 0), seed=0))
+            fetch = tf.data.make_one_shot_iterator(batches).get_next()
+        else:
+            reader = build_reader(record, 3)
+            session.run(reader.initializer)
+            fetch = reader.next_example
+        run_input(session, fetch, record)
+        harm(record)
+        with pytest.raises(UserError, match=rf'{which}.record: cannot be read or decoded \(.*\); write it again with '):
+            for _ in range(100):
+                run_input(session, fetch, record)

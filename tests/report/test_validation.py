@@ -1,5 +1,6 @@
 """The pictures of a validation."""
 import numpy as np
+import pytest
 from PIL import Image
 
 from datasets import classes
@@ -19,3 +20,13 @@ def test_the_refined_classes_follow_the_parameters(tmp_path):
         np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_1_prediction_crfed.png')), expected)
         assert scores[1] == (1 if expected is labels else scores[0]) and scores[0] < 0.7
     assert paths['overlay'] == str(tmp_path / 'val_1_overlay.jpg') and len(list(tmp_path.iterdir())) == 8
+
+
+def test_write_validation_scores_the_image(tmp_path):
+    label = np.array([[0, 0, 3, 255]] * 4, np.uint8)
+    probabilities = np.full((4, 4, 21), 0.001, np.float32)
+    probabilities[:, :, 0] = 0.98
+    _, (plain, _) = validation.write_validation(str(tmp_path), 7, np.zeros((4, 4, 3), np.uint8), label, probabilities,
+                                                classes.VOC)
+    assert plain == pytest.approx((8 / 12 + 0) / 2)  # background: 8 right of 12; class 3: none of 4
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'val_7_prediction.png')), 0)
