@@ -18,7 +18,7 @@ help:
 	@echo 'make demo      draw sample data, convert, train, evaluate (9 minutes); results page $(DEMO)/index.html'
 	@echo 'make voc       download VOC2012 and the weights of VGG16 (2.6 GB), convert, train'
 	@echo '               VOC_HOME=/data: where the downloads go; VOC_TRAIN_FLAGS=...: flags of train.py'
-	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curve in out/overfit'
+	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curves in out/overfit'
 	@echo 'make bench     measure speed and memory (30 minutes), write results/benchmarks.md; VOC=... or drawn data'
 	@echo "make gpu_check check this machine's GPUs (under 10 minutes): out/gpu_check.md"
 	@echo 'make check     run the linter and the fast tests (2 minutes)'

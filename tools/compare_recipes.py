@@ -3,9 +3,9 @@
     python tools/compare_recipes.py --study camvid --data_dir camvid --classes camvid/classes.txt
 
 Nothing is chosen on the images that are reported. The last part of each film, or of the list, is held out from the
-training list; the best run and the CRF's parameters are chosen on that part before the val list is scored. Finished
-parts are not repeated, so the same command resumes an interrupted comparison. This script only calls the suite's other
-programs; their commands are listed below the table.
+training list; the best run and the CRF's parameters are chosen on that part before the val list is scored. This script
+only calls the suite's other programs, and lists their commands below the table. Finished parts are not repeated, so the
+same command resumes an interrupted comparison.
 """
 import json
 import os
@@ -43,7 +43,7 @@ class Study(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the table; None is an empty cell. The last four: mean IoUs, and minutes that the steps took."""
+    """A line of the table; None is an empty cell. `held_out`, `val`, `val_crf` are mean IoUs."""
     name: str
     flags: str
     steps: int
@@ -90,12 +90,11 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
-    """Makes the records, the runs and the page, as far as they do not exist."""
     args = parse_args(argv)
     utils.quiet_tensorflow()
-    lab = Lab(STUDIES[args.study], os.path.join(args.output_dir, args.study))
+    lab = Lab(STUDIES[args.study], os.path.join(args.output_dir, args.study), args.checkpoint_path)
     lab.convert(args.data_dir, args.classes)
-    rows, best = compare(lab, args.checkpoint_path)
+    rows, best = compare(lab)
     os.makedirs(args.results_dir, exist_ok=True)
     write_page(lab, rows, best, os.path.join(args.results_dir, args.study))
     print(f'table and curves in {args.results_dir}')
@@ -135,14 +134,14 @@ def write_lists(data_dir, folder):
 
 
 class Lab:
-    """Calls the suite's programs for a study, records their commands, and skips what is done already.
+    """Calls the suite's programs for a Study, records their commands, and skips what is done already.
 
     Args:
-        study: Study. folder: str, for records and runs.
+        study: Study. folder: str, for records and runs. start: str or None, the checkpoint from which runs start.
     """
 
-    def __init__(self, study, folder):
-        self.study, self.folder, self.commands = study, folder, []
+    def __init__(self, study, folder, start=None):
+        self.study, self.folder, self.start, self.commands = study, folder, start, []
 
     def path(self, *names):
         """A path in the study's folder."""
@@ -171,15 +170,17 @@ class Lab:
                       '--val_split', val_split, '--output_dir', os.path.dirname(record), *own,
                       '--scale', self.study.scale)
 
-    def train(self, name, flags, images_seen, start):
-        """Trains on `fit` for a number of images, from a checkpoint (str or None); returns the number of steps."""
-        flags = [*self.study.train_flags, *shlex.split(flags)]
-        steps = images_seen // train.parse_args(flags).recipe.batch_size
+    def train_and_score(self, name, flags, images_seen):
+        """Trains on `fit` for a number of images, and scores; returns the Row. flags: str, of train.py."""
+        words = [*self.study.train_flags, *shlex.split(flags)]
+        steps = images_seen // train.parse_args(words).recipe.batch_size
         self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py',
-                  *(['--checkpoint_path', start] if start else []),
-                  '--output_dir', self.path(name), '--dataset_train', self.record('fit'),
-                  '--dataset_val', self.record('val'), '--max_steps', steps, *flags)
-        return steps
+                  *(['--checkpoint_path', self.start] if self.start else []), '--output_dir', self.path(name),
+                  '--dataset_train', self.record('fit'), '--dataset_val', self.record('val'), '--max_steps', steps,
+                  *words)
+        held_out, val = self.evaluate(name, 'held_out'), self.evaluate(name, 'val', '--crf')
+        return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'],
+                   count_minutes(self.read_log(name), images_seen // steps))
 
     def evaluate(self, name, split, *flags, label=''):
         """Scores a run on a list; returns metrics.json, dict."""
@@ -189,57 +190,37 @@ class Lab:
         with open(os.path.join(folder, 'metrics.json'), encoding='utf-8') as file:
             return json.load(file)
 
-    def search_crf(self, name):
-        """Searches for the CRF's parameters on the held-out images; returns the path of their file."""
-        found = self.path(name, 'crf_search', 'crf.json')
-        self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(name, 'train'),
+    def refine(self, row, way, *flags):
+        """The Row of a trained run with CRF parameters searched on `held_out`; `way`, str, names it in the table."""
+        found = self.path(row.name, 'crf_search', 'crf.json')
+        self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(row.name, 'train'),
                   '--dataset', self.record('held_out'), '--output_dir', os.path.dirname(found),
                   '--trials', self.study.trials)
-        return found
+        flags = ['--crf_params', found, *flags]
+        val = self.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
+        return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
+                            val_crf=val['crf']['mean_iou'], minutes=None)
 
     def read_log(self, name):
         """Rows of a run's log.csv, dicts of float."""
         return page.read_table(self.path(name, 'train', 'log.csv'))
 
 
-# ------------------------------------------------------------------------------------------- the comparison
-
-
-def compare(lab, start):
-    """Trains and scores all runs of a study, from a checkpoint (str or None).
+def compare(lab):
+    """Trains and scores all runs of a study; returns a list of Row, and the name of the best run on `held_out`.
 
     The CRF's parameters are searched for the first run, and for the best run or its longer training.
-
-    Returns:
-        rows: list of Row. best: str, the name of the run that was chosen.
     """
-    study = lab.study
-    rows = [train_and_score(lab, name, flags, study.images_seen, start) for name, flags in study.runs.items()]
+    rows = [lab.train_and_score(name, flags, lab.study.images_seen) for name, flags in lab.study.runs.items()]
     best = max(rows, key=lambda row: row.held_out)
-    refined = [refine(lab, rows[0], 'searched CRF')]
-    if study.long_images:
-        rows.append(train_and_score(lab, f'{best.name}_longer', best.flags, study.long_images, start))
-        refined += [refine(lab, rows[-1], 'searched CRF'),
-                    refine(lab, rows[-1], 'searched CRF, three scales and mirrored', AVERAGED)]
+    refined = [lab.refine(rows[0], 'searched CRF')]
+    if lab.study.long_images:
+        rows.append(lab.train_and_score(f'{best.name}_longer', best.flags, lab.study.long_images))
+        refined += [lab.refine(rows[-1], 'searched CRF'),
+                    lab.refine(rows[-1], 'searched CRF, three scales and mirrored', *AVERAGED)]
     elif best is not rows[0]:
-        refined.append(refine(lab, best, 'searched CRF'))
+        refined.append(lab.refine(best, 'searched CRF'))
     return [*rows, *refined], best.name
-
-
-def train_and_score(lab, name, flags, images_seen, start):
-    """The Row of a run, which is trained if it does not exist."""
-    steps = lab.train(name, flags, images_seen, start)
-    held_out, val = lab.evaluate(name, 'held_out'), lab.evaluate(name, 'val', '--crf')
-    return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'],
-               count_minutes(lab.read_log(name), images_seen // steps))
-
-
-def refine(lab, row, way, flags=()):
-    """The Row of a trained run with the CRF's parameters for it; `way`: str, its name. `flags`: further ones."""
-    flags = ['--crf_params', lab.search_crf(row.name), *flags]
-    val = lab.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
-    return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
-                        val_crf=val['crf']['mean_iou'], minutes=None)
 
 
 def count_minutes(log, batch_size):
@@ -252,38 +233,24 @@ def count_minutes(log, batch_size):
 # ------------------------------------------------------------------------------------------- the page
 
 
-def draw(lab, rows, path):
-    """Draws the loss per pixel of every run over the images seen, and the runs' mean IoUs, as one PNG."""
-    figure = Figure(figsize=(11, 0.35 * len(rows) + 3), layout='constrained')
-    curves, bars = figure.subplots(1, 2)
+def write_page(lab, rows, best, stem):
+    """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen. best: str, the chosen run."""
+    figure = Figure(figsize=(8, 5), layout='constrained')
+    axes = figure.subplots()
     for row in rows:
         if row.minutes is not None:
             log = lab.read_log(row.name)
-            curves.plot([each['step'] * row.images_seen / row.steps for each in log],
-                        [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
-    curves.set(xlabel='training images seen', ylabel='loss per pixel', ylim=(0, None))
-    curves.legend(fontsize=7)
-    curves.grid(alpha=0.3)
-    places = range(len(rows), 0, -1)
-    bars.barh(places, [100 * row.val_crf for row in rows], 0.8, color='#efc28a', label='with CRF')
-    bars.barh(places, [100 * row.val for row in rows], 0.4, color='#2f6fa8', label='without CRF')
-    bars.set_yticks(places, [row.name for row in rows], fontsize=7)
-    bars.set(xlabel='mean IoU on val, percent')
-    bars.legend(fontsize=7)
-    bars.grid(alpha=0.3, axis='x')
-    with utils.whole_file(path) as partial:
+            axes.plot([each['step'] * row.images_seen / row.steps for each in log],
+                      [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
+    axes.set(xlabel='training images seen', ylabel='loss per pixel', ylim=(0, None))
+    axes.legend(fontsize=7)
+    with utils.whole_file(f'{stem}.png') as partial:
         figure.savefig(partial, dpi=110)
-
-
-def write_page(lab, rows, best, stem):
-    """Writes STEM.md and STEM.png. rows: list of Row. best: str, the name of the run that was chosen."""
-    draw(lab, rows, f'{stem}.png')
     lines = [f'# {lab.study.title}', '',
-             f'Made by `tools/compare_recipes.py`. Machine: {platform.platform()}, {os.cpu_count()} cores, '
-             f'no GPU. Mean IoU in percent; minutes of the steps alone. Chosen '
-             f'on the held-out training images: **{best}**.', '',
+             f'Made by `tools/compare_recipes.py` on {platform.platform()}, {os.cpu_count()} cores. Mean IoU in '
+             f'percent; minutes of the steps alone. Chosen on the held-out training images: **{best}**.', '',
              '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8,
-             *map(format_row, rows), '', f'![loss and mean IoU of the runs]({os.path.basename(stem)}.png)', '',
+             *map(format_row, rows), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
              'Commands:', '', *(f'    {command}' for command in lab.commands)]
     utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
 

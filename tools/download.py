@@ -2,18 +2,15 @@
 
     python tools/download.py
 
-makes VOCdevkit/VOC2012 and vgg_16.ckpt in the current folder; what exists already is left as it is. An interrupted
-transfer is resumed, in this run or the next; until a file is complete it is called NAME.part. Each complete file is
-compared with the checksum that its users publish:
+makes VOCdevkit/VOC2012 and vgg_16.ckpt in the current folder, unless they exist. An interrupted transfer is resumed by
+HTTP ranges (RFC 9110, section 14), in this run or the next; until a file is complete it is called NAME.part. Complete
+files have checksums:
 
     VOCtrainval_11-May-2012.tar, 2.0 GB: MD5 in torchvision/datasets/voc.py. Oxford's server is often down; then the
         copy of the book "Dive into Deep Learning" (https://d2l.ai) is fetched, the same file by its name and SHA-1.
     vgg16_weights_tf_dim_ordering_tf_kernels.h5, 553 MB: MD5 in keras/applications/vgg16.py.
-    vgg_16_2016_08_28.tar.gz, 514 MB: nobody has published a checksum. gzip's own checksum detects damage, and the
-        checkpoint in it must have VGG16's names and shapes.
-
-tf.keras.utils.get_file would start again from the first byte: it removes what it has when a connection breaks.
-HTTP ranges: RFC 9110, section 14.
+    vgg_16_2016_08_28.tar.gz, 514 MB: no MD5 is published. gzip's own checksum detects damage, and the checkpoint in it
+        must have VGG16's names and shapes.
 """
 import gzip
 import hashlib
@@ -64,41 +61,35 @@ BROKEN = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPErr
 
 
 class UnreachableError(utils.UserError):
-    """A file cannot be fetched from its address."""
+    """A file cannot be fetched; what came so far is kept as NAME.part, and another address may have it."""
 
 
 # ------------------------------------------------------------------------------------------- one file
 
 
 def fetch(published, folder):
-    """Downloads a file, unless it exists.
+    """Downloads a Published, unless it is in the folder; returns its path there. Its checksum is right.
 
-    Args:
-        published: Published.
-        folder: str; must exist.
-
-    Returns:
-        str, path of FOLDER/NAME, complete and with the right checksum.
-
-    Raises:
-        UnreachableError: the address is wrong or gone, or the connection broke too often; the part fetched so far is
-            kept.
-        UserError: the checksum is wrong. A file that was fetched is removed, one that existed before is not.
-        OSError: it cannot be written; the part fetched so far is kept.
+    Raises UnreachableError; or UserError if the checksum is wrong: a file that was fetched is removed then, but one
+    that existed before is not.
     """
     path = os.path.join(folder, published.name)
     partial = f'{path}.part'
-    if os.path.exists(path):
-        if not has_md5(path, published.md5):
-            raise utils.UserError(f'{path}: its MD5 is not {published.md5}; remove it, or rename it to '
-                                  f'{published.name}.part if it is only the beginning, and start again')
-        return path
-    transfer(published, partial)
-    if not has_md5(partial, published.md5):
+    existed = os.path.exists(path)
+    if not existed:
+        transfer(published, partial)
+    with open(path if existed else partial, 'rb') as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    is_right = published.md5 in (None, md5)
+    if existed and not is_right:
+        raise utils.UserError(f'{path}: its MD5 is not {published.md5}; remove it, or rename it to '
+                              f'{published.name}.part if it is only the beginning, and start again')
+    if not is_right:
         os.remove(partial)
         raise utils.UserError(f'{published.url}: the file that came does not have the MD5 {published.md5}, and was '
                               'removed; start again, or name another address')
-    os.replace(partial, path)
+    if not existed:
+        os.replace(partial, path)
     return path
 
 
@@ -112,26 +103,20 @@ def fetch_first(origins, output_dir):
     return fetch(origins[-1], output_dir)
 
 
-def has_md5(path, md5):
-    """Whether a file has this MD5, str in hexadecimal; true for None, if it is not known."""
-    if md5 is None:
-        return True
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
-
-
 def transfer(published, partial):
-    """Completes the file `partial`, str, with as many requests as are needed; for errors see fetch."""
-    failures, farthest = 0, size_of(partial)
+    """Completes the file `partial`, a path, with as many requests as are needed."""
+    failures = 0
     while True:
+        before = size_of(partial)
         try:
-            request_rest(published, partial)
-            return
+            return request_rest(published, partial, before)
         except BROKEN as error:
-            failures = 1 if size_of(partial) > farthest else failures + 1
-            farthest, reason = max(farthest, size_of(partial)), describe(error)
+            cause = re.search('Connection refused|Name or service not known|Temporary failure in name resolution|'
+                              'timed out|answered [0-9]+', str(error))
+            reason = cause[0] if cause else 'the connection broke off'
         except (requests.RequestException, ValueError) as error:  # not a URL, say
             raise UnreachableError(f'{published.url}: {utils.find_reason(error)}; name another address') from None
+        failures = 1 if size_of(partial) > before else failures + 1
         if failures == ATTEMPTS:
             raise UnreachableError(f'{published.url}: {reason}; start again later to resume')
         print(f'{published.name}: {reason}; trying again', flush=True)
@@ -143,49 +128,33 @@ def size_of(path):
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def describe(error):
-    """Why a connection failed, a few words."""
-    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
-        return 'no answer in time'
-    known = 'Connection refused|Name or service not known|Temporary failure in name resolution|answered [0-9]+'
-    cause = re.search(known, str(error))
-    return cause.group() if cause else 'the connection broke off'
-
-
-def request_rest(published, partial):
-    """Requests the missing bytes of a file and appends them, or starts again if the server has no ranges.
-
-    The part may come from another version of the file. No header reveals that reliably, but the checksum does.
-
-    Args:
-        published: Published.
-        partial: str, path.
-
-    Raises:
-        UnreachableError: the server refuses. One of BROKEN: the connection broke.
-    """
-    have = size_of(partial)
+def request_rest(published, partial, have):
+    """Requests a file from the byte `have` on and appends it, or starts again if the server has no ranges."""
     headers = {'Accept-Encoding': 'identity', **({'Range': f'bytes={have}-'} if have else {})}
     with requests.get(published.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-        start, total = read_range(response, published.url, partial)
+        total = check_response(response, published.url, partial, have)
+        if response.status_code == 416:  # there is no more
+            return
+        start = have if response.status_code == 206 else 0
         if start < have:
             print(f'{published.name}: the server cannot resume from {have:,} bytes; starting again', flush=True)
-        if response.status_code != 416:
-            write_rest(response, partial, start, total)
+        bar = tqdm.tqdm(desc=published.name, total=total, initial=start, unit='B', unit_scale=True, mininterval=0.5)
+        with bar, utils.naming_file(partial), open(partial, 'ab' if start else 'wb') as file:
+            # Not decoded: a server may declare an archive's own gzip as the encoding of the transfer.
+            for part in response.raw.stream(PART_BYTES, decode_content=False):
+                file.write(part)
+                bar.update(len(part))
+    if total not in (None, size_of(partial)):
+        raise EOFError
 
 
-def read_range(response, url, partial):
-    """Where in the file the bytes of a response begin, and how many bytes the complete file has.
+def check_response(response, url, partial, have):
+    """How many bytes the complete file has; None if the server does not state it.
 
-    Returns:
-        start, total: ints; total is None if the server does not state it.
-
-    Raises:
-        UnreachableError: there is no such file, or it does not continue `partial`, which is kept. A proxy may answer
-            with a page of its own.
-        EOFError: the server fails temporarily.
+    Raises EOFError if the server fails temporarily, and UnreachableError if there is no such file, or if it does not
+    continue `partial`: a proxy may answer with a page of its own.
     """
-    status, have = response.status_code, size_of(partial)
+    status = response.status_code
     if status in TEMPORARY:
         raise EOFError(f'answered {status}')
     ranges = response.headers.get('Content-Range', '')  # 'bytes FIRST-LAST/TOTAL', or 'bytes */TOTAL' if 416
@@ -198,37 +167,15 @@ def read_range(response, url, partial):
     elif (total is not None and total < have) or (status == 416 and total != have):
         problem = f'is shorter than {partial}: remove that, or'
     else:
-        return 0 if status == 200 else have, total
+        return total
     raise UnreachableError(f'{url}: {problem} name another address')
-
-
-def write_rest(response, partial, start, total):
-    """Writes a response to a file from the byte `start` on, with a progress bar.
-
-    Raises:
-        OSError: it cannot be written. One of BROKEN: the connection ended before the byte `total`.
-    """
-    bar = tqdm.tqdm(desc=os.path.basename(partial).removesuffix('.part'), total=total, initial=start, unit='B',
-                    unit_scale=True, mininterval=0.5)
-    with bar, utils.naming_file(partial), open(partial, 'ab' if start else 'wb') as file:
-        # Not decoded: a server may declare an archive's own gzip as the encoding of the transfer.
-        for part in response.raw.stream(PART_BYTES, decode_content=False):
-            file.write(part)
-            bar.update(len(part))
-    if total is not None and size_of(partial) != total:
-        raise EOFError
 
 
 # ------------------------------------------------------------------------------------------- archives
 
 
 def unpack(path, folder, prefixes):
-    """Unpacks the members of an archive whose names begin with one of `prefixes`, tuple of str.
-
-    Raises:
-        UserError: the archive is damaged, or a member would be written outside the folder.
-        OSError: a member cannot be written.
-    """
+    """Unpacks the members whose names begin with one of `prefixes`; UserError if one would leave the folder."""
     try:
         with utils.naming_file(folder), tarfile.open(path, 'r:gz' if path.endswith('.gz') else 'r:') as archive:
             members = tqdm.tqdm(archive, f'unpacking {os.path.basename(path)}', unit='file')
@@ -244,12 +191,7 @@ def unpack(path, folder, prefixes):
 
 
 def unpack_voc(path, output_dir):
-    """Unpacks VOC_FOLDERS of the archive `path` to OUTPUT_DIR/VOCdevkit/VOC2012, completely or not at all.
-
-    Raises:
-        UserError: it lacks a folder; see also unpack.
-        OSError: it cannot be written.
-    """
+    """Unpacks VOC_FOLDERS of the archive `path` to OUTPUT_DIR/VOCdevkit/VOC2012, complete or not at all."""
     root = os.path.join('VOCdevkit', 'VOC2012')
     with tempfile.TemporaryDirectory(prefix='partial-', dir=output_dir) as partial:
         unpack(path, partial, tuple(f'{root}/{folder}/' for folder in VOC_FOLDERS))
@@ -261,37 +203,27 @@ def unpack_voc(path, output_dir):
 
 
 def unpack_slim(path, output_dir):
-    """Unpacks OUTPUT_DIR/vgg_16.ckpt from tf-slim's archive `path`, completely or not at all.
-
-    Raises:
-        UserError: it has no checkpoint of VGG16; see also unpack.
-        OSError: it cannot be written.
-    """
+    """Unpacks OUTPUT_DIR/vgg_16.ckpt from tf-slim's archive `path`, if it has all variables of VGG16."""
     with tempfile.TemporaryDirectory(prefix='partial-', dir=output_dir) as partial:
         unpack(path, partial, ('vgg_16.ckpt',))
         checkpoint = os.path.join(partial, 'vgg_16.ckpt')
         if not os.path.isfile(checkpoint):
             raise utils.UserError(f"{path}: has no vgg_16.ckpt; give tf-slim's archive of VGG16")
-        check_shapes(path, checkpoint)
+        try:
+            shapes = weights.read_shapes(checkpoint)
+        except utils.UserError:
+            raise utils.UserError(f"{path}: its vgg_16.ckpt is not a checkpoint; give tf-slim's archive") from None
+        for name, variable in convert_vgg_weights.build_variables().items():
+            if shapes.get(name) != variable.shape.as_list():
+                raise utils.UserError(f"{path}: its vgg_16.ckpt has no {name} of VGG16's shape; give tf-slim's archive")
         os.replace(checkpoint, os.path.join(output_dir, 'vgg_16.ckpt'))
-
-
-def check_shapes(path, checkpoint):
-    """Raises UserError unless a checkpoint, which is from the archive `path`, has all variables of VGG16."""
-    try:
-        shapes = weights.read_shapes(checkpoint)
-    except utils.UserError:
-        raise utils.UserError(f"{path}: its vgg_16.ckpt is not a checkpoint; give tf-slim's archive") from None
-    for name, variable in convert_vgg_weights.build_variables().items():
-        if shapes.get(name) != variable.shape.as_list():
-            raise utils.UserError(f"{path}: its vgg_16.ckpt has no {name} of VGG16's shape; give tf-slim's archive")
 
 
 # ------------------------------------------------------------------------------------------- program
 
 
 def get_voc(url, output_dir):
-    """Makes OUTPUT_DIR/VOCdevkit/VOC2012, unless it exists; for errors see fetch and unpack_voc."""
+    """Makes OUTPUT_DIR/VOCdevkit/VOC2012, unless it exists."""
     folder = os.path.join(output_dir, 'VOCdevkit', 'VOC2012')
     if os.path.exists(folder):
         missing = [name for name in VOC_FOLDERS if not os.path.isdir(os.path.join(folder, name))]
@@ -305,15 +237,7 @@ def get_voc(url, output_dir):
 
 
 def get_weights(origins, output_dir):
-    """Makes OUTPUT_DIR/vgg_16.ckpt, unless it exists.
-
-    Args:
-        origins: list of Published, KERAS and SLIM in the order of preference.
-        output_dir: str.
-
-    Raises:
-        UnreachableError: none can be reached. UserError, OSError: see fetch, unpack_slim, convert_vgg_weights.
-    """
+    """Makes OUTPUT_DIR/vgg_16.ckpt, unless it exists. origins: KERAS and SLIM in the order of preference."""
     checkpoint = os.path.join(output_dir, 'vgg_16.ckpt')
     if os.path.exists(checkpoint) or os.path.exists(f'{checkpoint}.index'):
         print(f'{checkpoint} exists already')
@@ -340,7 +264,6 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
-    """Fetches, unpacks and converts. Raises UserError and OSError, see get_voc and get_weights."""
     args = parse_args(argv)
     os.makedirs(args.output_dir, exist_ok=True)
     with utils.StopSignals():

@@ -12,13 +12,11 @@ Source of the idea: Chen et al., "Semantic Image Segmentation with Deep Convolut
 which searches on 100 held-out images.
 """
 import csv
-import hashlib
 import math
 import os
 import sys
+import tempfile
 import time
-import zipfile
-import zlib
 from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -26,7 +24,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
-from matplotlib.figure import Figure
 
 import train
 import utils
@@ -64,10 +61,8 @@ def parse_args(argv=None):
     parser.add_argument('--seed', type=utils.non_negative_int, default=0, help='of the settings that are drawn')
     parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
                         help='processes for the CRF')
-    parser.add_argument('--output_dir', help='folder for crf.json, trials.csv and trials.png; by default the folder '
-                                             '"crf_search" in that of the checkpoint\'s run')
-    parser.add_argument('--cache_dir', help="folder for the network's predictions, which a second search uses again; "
-                                            'by default the folder "maps" in that of --output_dir')
+    parser.add_argument('--output_dir', help='folder for crf.json and trials.csv; by default the folder "crf_search" '
+                                             "in that of the checkpoint's run")
     return parser.parse_args(argv)
 
 
@@ -77,42 +72,34 @@ def main(argv=None):
     utils.quiet_tensorflow()
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
-    records.count_examples(args.dataset, whole=True)
     names = read_names(args.dataset)
     check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
-
-    sha256 = weights.hash_checkpoint(checkpoint)
-    folder = choose_folder(args.cache_dir or os.path.join(output_dir, 'maps'), sha256, args.dataset, args.scales,
-                           args.flip)
-    paths = {number: os.path.join(folder, f'{number:06}.npz') for number in spread(args.num_images, len(names))}
-    predict_maps(checkpoint, args.dataset, number_of_classes, paths, args.scales, args.flip)
-    without_crf = score_without_crf(paths.values(), number_of_classes)
-    if math.isnan(without_crf):
-        raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
-
-    trials, code = [], None
-    try:
-        search(list(paths.values()), number_of_classes, args.trials, args.seed, args.num_workers, trials)
-    except KeyboardInterrupt:
-        if not trials:
-            raise
-        code = 130
+    os.makedirs(output_dir, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='partial-', dir=output_dir) as folder:
+        paths = {number: os.path.join(folder, f'{number}.npz') for number in spread(args.num_images, len(names))}
+        predict_maps(checkpoint, args.dataset, number_of_classes, paths, args.scales, args.flip)
+        without_crf = score_without_crf(paths.values(), number_of_classes)
+        if math.isnan(without_crf):
+            raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
+        trials = search(list(paths.values()), number_of_classes, args.trials, args.seed, args.num_workers)
+    if len(trials) < args.trials:
         print(f'stopped after {len(trials)} of {args.trials} trials; results so far:')
     print_results(trials, without_crf)
     write_results(output_dir, trials, without_crf, {
         'dataset': args.dataset, 'images': len(paths), 'checkpoint': checkpoint,
-        'step': weights.checkpoint_step(checkpoint), 'sha256': sha256, 'scales': list(args.scales), 'flip': args.flip,
-        'seed': args.seed})
-    print(f'{output_dir}/crf.json for --crf_params; trials.csv and trials.png beside it')
-    return code
+        'step': weights.checkpoint_step(checkpoint), 'sha256': weights.hash_checkpoint(checkpoint),
+        'scales': list(args.scales), 'flip': args.flip, 'seed': args.seed})
+    print(f'{output_dir}/crf.json for --crf_params; trials.csv beside it')
+    return None if len(trials) == args.trials else 130
 
 
 # ------------------------------------------------------------------------------------------- the images
 
 
 def read_names(record):
-    """The image/filename of each example of a record, list of str."""
+    """The image/filename of each example of a record, list of str; UserError if it is damaged."""
+    records.count_examples(record, whole=True)
     return [tf.train.Example.FromString(example).features.feature['image/filename'].bytes_list.value[0].decode()
             for example in tf.io.tf_record_iterator(record)]
 
@@ -120,42 +107,30 @@ def read_names(record):
 def check_images(record, names, settings):
     """Refuses images that the run is scored on, and warns of images that the network was trained on.
 
+    If a record of the run is missing, another with its file name counts as the same.
+
     Args:
-        record: str, --dataset. names: list of str, its images.
-        settings: dict, the run's settings.json.
+        record: str, --dataset. names: list of str, its images. settings: dict, the run's settings.json.
 
     Raises:
         UserError: the record holds images that the run is scored on.
     """
-    scored_on, trained_on = settings.get('dataset_val'), settings.get('dataset_train')
-    shared = count_shared(record, names, scored_on, 'is scored on')
-    if shared:
-        raise UserError(f'{record}: {shared} of its {len(names)} images are in the record that the run is scored on, '
-                        f'{scored_on}; parameters chosen on them would spoil every score, so give a record of held-out '
-                        'training images as --dataset')
-    shared = count_shared(record, names, trained_on, 'was trained on')
-    if shared:
-        print(f'warning: {shared} of the {len(names)} images of {record} are ones that the network was trained on '
-              f'({trained_on}). It is surer of them than of new images, so the parameters will suit new images less; '
-              'better search on images that were held out', file=sys.stderr)
-
-
-def count_shared(record, names, other, purpose):
-    """How many images of a record are also in another record, int.
-
-    If the other one is missing, records with the same file name count as the same; otherwise a warning is printed.
-
-    Args:
-        record: str. names: list of str, its images. other: str or None. purpose: str, of the other, for the warning.
-    """
-    if other and os.path.exists(other):
-        records.count_examples(other)  # checks it
-        return len(set(names) & set(read_names(other)))
-    if other and os.path.basename(other) == os.path.basename(record):
-        return len(names)
-    print(f'warning: the record that the run {purpose} {f"({other}) is missing" if other else "is not known"}: '
-          f'make sure yourself that it shares no images with {record}', file=sys.stderr)
-    return 0
+    for key, purpose in (('dataset_val', 'is scored on'), ('dataset_train', 'was trained on')):
+        other, shared = settings.get(key), 0
+        if other and os.path.exists(other):
+            shared = len(set(names) & set(read_names(other)))
+        elif other and os.path.basename(other) == os.path.basename(record):
+            shared = len(names)
+        else:
+            print(f'warning: the record that the run {purpose} {f"({other}) is missing" if other else "is not known"}: '
+                  f'make sure yourself that it shares no images with {record}', file=sys.stderr)
+        if shared and key == 'dataset_val':
+            raise UserError(f'{record}: {shared} of its {len(names)} images are in the record that the run is scored '
+                            f'on, {other}; give a record of held-out training images as --dataset')
+        if shared:
+            print(f'warning: {shared} of the {len(names)} images of {record} are ones that the network was trained on '
+                  f'({other}). It is surer of them than of new images; better search on held-out images',
+                  file=sys.stderr)
 
 
 def spread(number, total):
@@ -164,69 +139,38 @@ def spread(number, total):
     return [index * total // number for index in range(number)]
 
 
-# ------------------------------------------------------------------------------------------- their predictions
-
-
-def choose_folder(cache_dir, sha256, record, scales, flip):
-    """The folder for the predictions of a checkpoint, whose hash is given, on a record; made if it is missing.
-
-    All that changes the predictions is part of the folder's name.
-    """
-    with open(record, 'rb') as file:
-        images = hashlib.file_digest(file, 'sha256').hexdigest()
-    key = hashlib.sha256(f'{sha256} {images} {scales} {flip} {crf.THRESHOLD}'.encode()).hexdigest()[:16]
-    os.makedirs(os.path.join(cache_dir, key), exist_ok=True)
-    return os.path.join(cache_dir, key)
-
-
 def predict_maps(checkpoint, record, number_of_classes, paths, scales, flip):
-    """Predicts images of a record and saves what the CRF needs of them, unless a file exists and is sound.
+    """Predicts images of a record, and saves each to its file, see save_map.
 
-    Args:
-        checkpoint, record: str. number_of_classes: int. scales, flip: see averaging.average_probabilities.
-        paths: dict of int to str, number of the image in the record to the file's path.
+    `paths` is a dict of the images' numbers in the record to files; scales, flip: see averaging.average_probabilities.
     """
-    missing = {number for number, path in paths.items() if load_map(path) is None}
-    if not missing:
-        return
     with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
-        reader = batches.build_reader(record, max(missing) + 1, number_of_classes)
+        reader = batches.build_reader(record, max(paths) + 1, number_of_classes)
         session.run(reader.initializer)
-        for number in tqdm.trange(max(missing) + 1, desc='predicting', unit='image'):
+        for number in tqdm.trange(max(paths) + 1, desc='predicting', unit='image'):
             example = batches.run_input(session, reader.next_example, record)
-            if number in missing:
+            if number in paths:
                 probabilities = predictor.predict_example(session, network, example, record, scales, flip)
                 save_map(paths[number], example['image'], example['label'], probabilities)
 
 
 def save_map(path, image, label, probabilities):
-    """Saves the prediction of one image, completely or not at all: as float16, and only the CRF's labels.
+    """Saves what the CRF needs of an image: as float16, and only the CRF's labels.
 
     Args:
-        path: str.
         image: uint8 RGB [H, W, 3]. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
     """
     labels = crf.find_labels(probabilities)
-    with utils.whole_file(path) as partial, open(partial, 'wb') as file:
-        np.savez_compressed(file, image=image, label=label, labels=labels,
-                            plain=probabilities.argmax(axis=-1).astype(np.uint8),
-                            probabilities=probabilities[:, :, labels].astype(np.float16))
+    np.savez(path, image=image, label=label, labels=labels, plain=probabilities.argmax(axis=-1).astype(np.uint8),
+             probabilities=probabilities[:, :, labels].astype(np.float16))
 
 
 def load_map(path):
-    """Reads what save_map wrote.
-
-    Returns:
-        dict: 'image', 'label' as given to save_map; 'plain', uint8 [H, W], the most probable class; 'labels',
-        uint8 [K], and 'probabilities', float32 [H, W, K], of these labels. None if the file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ('image', 'label', 'plain', 'labels', 'probabilities')}
-    except (FileNotFoundError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError):
-        return None
-    return {**arrays, 'probabilities': arrays['probabilities'].astype(np.float32)}
+    """Reads a file of save_map: dict of 'image', 'label'; 'plain', the most probable classes; 'labels', uint8 [K]; and
+    their 'probabilities', float32 [H, W, K]."""
+    with np.load(path, allow_pickle=False) as file:
+        return {**file, 'probabilities': file['probabilities'].astype(np.float32)}
 
 
 def score_without_crf(paths, number_of_classes):
@@ -238,40 +182,32 @@ def score_without_crf(paths, number_of_classes):
 # ------------------------------------------------------------------------------------------- the search
 
 
-def search(paths, number_of_classes, number, seed, num_workers, trials):
-    """Scores settings one after the other, several images at a time. The result depends on the seed only.
+def search(paths, number_of_classes, number, seed, num_workers):
+    """Scores settings one after the other, several images at a time, in `num_workers` processes.
 
-    Args:
-        paths: list of str, files of save_map. number_of_classes: int.
-        number: int, trials in all. seed: int. num_workers: int, processes.
-        trials: list to which the Trials are added, so that an interrupted search leaves results.
-
-    Raises:
-        UserError: a process was killed.
+    Returns a list of `number` Trials, which depend on the seed only; fewer, but at least one, after Ctrl-C.
     """
-    random = np.random.RandomState(seed)
-    with crf.start_processes(num_workers) as pool, tqdm.tqdm(
-            total=number * len(paths), desc='searching', unit='image', smoothing=0.05) as progress:
-        while len(trials) < number:
-            kind, parameters = propose(trials, number, random)
-            started, confusion = time.perf_counter(), 0
-            maps = ((found, found['probabilities']) for found in map(load_map, paths))
-            for found, refined in crf.refine_in(pool, maps, 2 * num_workers, parameters):
-                confusion += confusion_matrix(found['label'], found['labels'][refined['crf']], number_of_classes)
-                progress.update()
-            trials.append(Trial(kind, parameters, mean_iou(confusion), time.perf_counter() - started))
-            progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')
+    random, trials = np.random.RandomState(seed), []
+    try:
+        with crf.start_processes(num_workers) as pool, tqdm.tqdm(
+                total=number * len(paths), desc='searching', unit='image', smoothing=0.05) as progress:
+            while len(trials) < number:
+                kind, parameters = propose(trials, number, random)
+                started, confusion = time.perf_counter(), 0
+                maps = ((found, found['probabilities']) for found in map(load_map, paths))
+                for found, refined in crf.refine_in(pool, maps, 2 * num_workers, parameters):
+                    confusion += confusion_matrix(found['label'], found['labels'][refined['crf']], number_of_classes)
+                    progress.update()
+                trials.append(Trial(kind, parameters, mean_iou(confusion), time.perf_counter() - started))
+                progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')
+    except KeyboardInterrupt:
+        if not trials:
+            raise
+    return trials
 
 
 def propose(trials, number, random):
-    """What the next trial tries.
-
-    Args:
-        trials: list of Trial, those done. number: int, of trials in all. random: np.random.RandomState.
-
-    Returns:
-        kind: str, for the table. parameters: crf.Parameters.
-    """
+    """What the trial after `trials`, of `number` in all, tries: its kind for the table, str, and crf.Parameters."""
     if len(trials) < 2:
         return [('defaults', crf.DEFAULTS), ("DeepLab's", DEEPLABS)][len(trials)]
     if len(trials) < 2 + (number - 2) // 2:
@@ -301,53 +237,25 @@ def find_best(trials):
 
 
 def write_results(folder, trials, without_crf, facts):
-    """Writes FOLDER/trials.csv, trials.png and, last, crf.json, which --crf_params takes.
-
-    Args:
-        folder: str. trials: list of Trial. without_crf: float, mean IoU. facts: dict, of how the search was made.
-    """
-    os.makedirs(folder, exist_ok=True)
+    """Writes FOLDER/trials.csv and, with `facts`, a dict of how it was found, crf.json, which --crf_params takes."""
     with utils.whole_file(os.path.join(folder, 'trials.csv')) as partial, open(partial, 'w', newline='') as file:
         table = csv.writer(file)
         table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou', 'seconds'])
         table.writerows([number, trial.kind, *trial.parameters, f'{trial.mean_iou:.6f}', f'{trial.seconds:.2f}']
                         for number, trial in enumerate(trials, start=1))
-    draw_trials(os.path.join(folder, 'trials.png'), trials, without_crf)
     scores = {'without_crf': without_crf, **{trial.kind: trial.mean_iou for trial in trials[:2]},
               'best': find_best(trials).mean_iou}
     utils.save_json(os.path.join(folder, 'crf.json'), {
         **find_best(trials).parameters._asdict(), crf.HOW_FOUND: {**facts, 'trials': len(trials), 'mean_iou': scores}})
 
 
-def draw_trials(path, trials, without_crf):
-    """Draws mean IoU against each parameter, a dot for each trial, the best one circled, as a PNG."""
-    figure = Figure(figsize=(10, 6), layout='constrained')
-    best, ious = find_best(trials), [trial.mean_iou for trial in trials]
-    for name, (low, high), axes in zip(crf.Parameters._fields, RANGES, figure.subplots(2, 3, sharey=True).flat):
-        axes.scatter([getattr(trial.parameters, name) for trial in trials], ious, s=14, c=range(len(trials)))
-        axes.scatter(getattr(best.parameters, name), best.mean_iou, s=90, facecolors='none', edgecolors='tab:red')
-        axes.axhline(without_crf, color='grey', linestyle='--')
-        if name != 'iterations':
-            axes.set_xscale('log')
-            ticks = [low, float(f'{math.sqrt(low * high):.2g}'), high]
-            axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
-            axes.minorticks_off()
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    figure.supylabel('mean IoU')
-    figure.suptitle(f'{len(trials)} trials, later ones lighter; best circled; dashed: without CRF')
-    with utils.whole_file(path) as partial:
-        figure.savefig(partial, dpi=100)
-
-
 def print_results(trials, without_crf):
-    """Prints the scores to compare, and a remark if no setting is better than no CRF."""
+    """Prints the mean IoUs to compare, and a remark if no setting is better than no CRF."""
     best = find_best(trials)
-    print(f'{"":16}{"mean IoU":>9}  ' + '  '.join(crf.Parameters._fields))
-    print(f'{"without CRF":16}{without_crf:9.4f}')
-    for name, trial in [(trial.kind, trial) for trial in trials[:2]] + [('best', best)]:
-        print(f'{name:16}{trial.mean_iou:9.4f}  ' + '  '.join(
-            f'{value:{len(field)}g}' for field, value in trial.parameters._asdict().items()))
+    print(f'without CRF       {without_crf:.4f}')
+    for trial in (*trials[:2], best._replace(kind='best')):
+        values = ', '.join(f'{name} {value:g}' for name, value in trial.parameters._asdict().items())
+        print(f'{trial.kind:17} {trial.mean_iou:.4f}  {values}')
     if best.mean_iou <= without_crf:
         print(f'none of {len(trials)} settings is better than no CRF on these images: do not use --crf for this '
               'network, or search on with more --trials')

@@ -135,7 +135,7 @@ def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 1))
     lab = compare_recipes.Lab(compare_recipes.STUDIES['camvid'], str(tmp_path))
     with pytest.raises(utils.UserError, match='train.py has failed, see above'):
-        lab.train('default', '', 16, None)
+        lab.train_and_score('default', '', 16)
 
 
 def test_missing_data_is_named(tmp_path):
