@@ -1,0 +1,1 @@
+"""Programs that are run once in a while, each alone."""
