@@ -32,13 +32,12 @@ AVERAGED = ['--scales', '0.75,1,1.25', '--flip']
 
 
 class Study(NamedTuple):
-    """What is compared on a data set."""
+    """What is compared on a data set; its images and masks are scaled by `scale`."""
     title: str
-    scale: float  # of images and masks
+    scale: float
     images_seen: int  # training images of each run
     long_images: int  # training images of one more run, with the best flags; 0: no such run
     trials: int  # of the search for the CRF's parameters
-    train_flags: list  # of str, of all runs
     runs: dict  # of name to flags of train.py, str
 
 
@@ -51,15 +50,14 @@ class Row(NamedTuple):
     held_out: float
     val: float
     val_crf: float
-    minutes: float
 
 
 SHORT = '--recipe adamw --learning_rate 2e-4 --schedule poly --batch_size 2 --augment flip'  # for hundreds of steps
-ON_HALF_SIZE = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
+COMMON_FLAGS = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
 
 STUDIES = {
     'camvid': Study(
-        'CamVid at half size', 0.5, 480, 960, 60, ON_HALF_SIZE, {
+        'CamVid at half size', 0.5, 480, 960, 60, {
             'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
@@ -71,7 +69,7 @@ STUDIES = {
             'short_plain': f'{SHORT} --crop_size 160 --augment',
             'short_augmented': f'{SHORT} --crop_size 160 --augment flip scale rotate colour'}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, 24, ON_HALF_SIZE, {
+        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, 24, {
             'default': '--crop_size 112',
             'short': f'{SHORT} --crop_size 112'}),
 }
@@ -136,20 +134,17 @@ def write_lists(data_dir, folder):
 class Lab:
     """Calls the suite's programs for a Study, records their commands, and skips what is done already.
 
-    Args:
-        study: Study. folder: str, for records and runs. start: str or None, the checkpoint from which runs start.
+    Records and runs are in `folder`; all runs start from the checkpoint `start`, None for a random start.
     """
 
     def __init__(self, study, folder, start=None):
         self.study, self.folder, self.start, self.commands = study, folder, start, []
+        self.records = {'fit': self.path('fit', 'fcn_train.record'), 'held_out': self.path('fit', 'fcn_val.record'),
+                        'val': self.path('val', 'fcn_val.record')}
 
     def path(self, *names):
         """A path in the study's folder."""
         return os.path.join(self.folder, *names)
-
-    def record(self, name):
-        """The record of a list: fit, held_out or val."""
-        return self.path('val' if name == 'val' else 'fit', 'fcn_train.record' if name == 'fit' else 'fcn_val.record')
 
     def call(self, result, program, *flags):
         """Runs a program of the suite, unless its result, a file, exists. Raises UserError if it fails."""
@@ -165,28 +160,27 @@ class Lab:
         write_lists(data_dir, self.path('voc'))
         own = ['--classes', classes] if classes else []
         for val_split in ('held_out', 'val'):
-            record = self.record(val_split)
+            record = self.records[val_split]
             self.call(record, 'convert_fcn_dataset.py', '--data_dir', self.path('voc'), '--train_split', 'fit',
                       '--val_split', val_split, '--output_dir', os.path.dirname(record), *own,
                       '--scale', self.study.scale)
 
     def train_and_score(self, name, flags, images_seen):
         """Trains on `fit` for a number of images, and scores; returns the Row. flags: str, of train.py."""
-        words = [*self.study.train_flags, *shlex.split(flags)]
+        words = [*COMMON_FLAGS, *shlex.split(flags)]
         steps = images_seen // train.parse_args(words).recipe.batch_size
         self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py',
                   *(['--checkpoint_path', self.start] if self.start else []), '--output_dir', self.path(name),
-                  '--dataset_train', self.record('fit'), '--dataset_val', self.record('val'), '--max_steps', steps,
+                  '--dataset_train', self.records['fit'], '--dataset_val', self.records['val'], '--max_steps', steps,
                   *words)
         held_out, val = self.evaluate(name, 'held_out'), self.evaluate(name, 'val', '--crf')
-        return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'],
-                   count_minutes(self.read_log(name), images_seen // steps))
+        return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'])
 
     def evaluate(self, name, split, *flags, label=''):
         """Scores a run on a list; returns metrics.json, dict."""
         folder = self.path(name, split + label)
         self.call(os.path.join(folder, 'metrics.json'), 'evaluate.py', '--checkpoint_path', self.path(name, 'train'),
-                  '--dataset', self.record(split), '--output_dir', folder, *flags)
+                  '--dataset', self.records[split], '--output_dir', folder, *flags)
         with open(os.path.join(folder, 'metrics.json'), encoding='utf-8') as file:
             return json.load(file)
 
@@ -194,16 +188,12 @@ class Lab:
         """The Row of a trained run with CRF parameters searched on `held_out`; `way`, str, names it in the table."""
         found = self.path(row.name, 'crf_search', 'crf.json')
         self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(row.name, 'train'),
-                  '--dataset', self.record('held_out'), '--output_dir', os.path.dirname(found),
+                  '--dataset', self.records['held_out'], '--output_dir', os.path.dirname(found),
                   '--trials', self.study.trials)
         flags = ['--crf_params', found, *flags]
         val = self.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
         return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
-                            val_crf=val['crf']['mean_iou'], minutes=None)
-
-    def read_log(self, name):
-        """Rows of a run's log.csv, dicts of float."""
-        return page.read_table(self.path(name, 'train', 'log.csv'))
+                            val_crf=val['crf']['mean_iou'])
 
 
 def compare(lab):
@@ -223,13 +213,6 @@ def compare(lab):
     return [*rows, *refined], best.name
 
 
-def count_minutes(log, batch_size):
-    """The time that a run's steps took, without validation and checkpoints."""
-    ends = [row['step'] for row in log]
-    return sum((end - start) * batch_size / row['images_per_second'] / 60
-               for start, end, row in zip([0, *ends], ends, log))
-
-
 # ------------------------------------------------------------------------------------------- the page
 
 
@@ -237,30 +220,25 @@ def write_page(lab, rows, best, stem):
     """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen. best: str, the chosen run."""
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
-    for row in rows:
-        if row.minutes is not None:
-            log = lab.read_log(row.name)
-            axes.plot([each['step'] * row.images_seen / row.steps for each in log],
-                      [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
+    for row in (row for row in rows if row.held_out is not None):
+        log = page.read_table(lab.path(row.name, 'train', 'log.csv'))
+        axes.plot([each['step'] * row.images_seen / row.steps for each in log],
+                  [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
     axes.set(xlabel='training images seen', ylabel='loss per pixel', ylim=(0, None))
     axes.legend(fontsize=7)
     with utils.whole_file(f'{stem}.png') as partial:
         figure.savefig(partial, dpi=110)
     lines = [f'# {lab.study.title}', '',
              f'Made by `tools/compare_recipes.py` on {platform.platform()}, {os.cpu_count()} cores. Mean IoU in '
-             f'percent; minutes of the steps alone. Chosen on the held-out training images: **{best}**.', '',
-             '| run | flags | steps | images seen | held out | val | val with CRF | minutes |', '|' + '---|' * 8,
-             *map(format_row, rows), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
-             'Commands:', '', *(f'    {command}' for command in lab.commands)]
+             f'percent. Chosen on the held-out training images: **{best}**.', '',
+             '| run | flags | steps | images seen | held out | val | val with CRF |', '|' + '---|' * 7]
+    for name, flags, steps, images_seen, *scores in rows:
+        cells = [name, f'`{flags}`' if flags else '', str(steps), f'{images_seen:,}',
+                 *('' if iou is None else f'{100 * iou:.1f}' for iou in scores)]
+        lines.append(f'| {" | ".join(cells)} |')
+    lines += ['', f'![loss of the runs]({os.path.basename(stem)}.png)', '', 'Commands:', '',
+              *(f'    {command}' for command in lab.commands)]
     utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
-
-
-def format_row(row):
-    """A Row as a line of Markdown."""
-    scores = ['' if iou is None else f'{100 * iou:.1f}' for iou in (row.held_out, row.val, row.val_crf)]
-    cells = [row.name, f'`{row.flags}`' if row.flags else '', row.steps, f'{row.images_seen:,}', *scores,
-             '' if row.minutes is None else f'{row.minutes:.1f}']
-    return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
 if __name__ == '__main__':

@@ -129,13 +129,25 @@ def size_of(path):
 
 
 def request_rest(published, partial, have):
-    """Requests a file from the byte `have` on and appends it, or starts again if the server has no ranges."""
+    """Requests a file from the byte `have` on and appends it, or starts again if the server has no ranges.
+
+    What does not continue the part is refused, because a proxy may answer with a page of its own.
+    """
     headers = {'Accept-Encoding': 'identity', **({'Range': f'bytes={have}-'} if have else {})}
     with requests.get(published.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-        total = check_response(response, published.url, partial, have)
-        if response.status_code == 416:  # there is no more
+        status, length = response.status_code, response.headers.get('Content-Length', '')
+        if status in TEMPORARY:
+            raise EOFError(f'answered {status}')
+        if status == 416:  # there is no more; the checksum shows whether that is all
             return
-        start = have if response.status_code == 206 else 0
+        start = have if status == 206 else 0
+        total = start + int(length) if length.isdecimal() else None
+        if status not in (200, 206):
+            raise UnreachableError(f'{published.url}: {status} {response.reason}; name another address')
+        if status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
+            raise UnreachableError(f'{published.url}: sends another part than the one requested; name another address')
+        if total is not None and total < have:
+            raise UnreachableError(f'{published.url}: is shorter than {partial}: remove that, or name another address')
         if start < have:
             print(f'{published.name}: the server cannot resume from {have:,} bytes; starting again', flush=True)
         bar = tqdm.tqdm(desc=published.name, total=total, initial=start, unit='B', unit_scale=True, mininterval=0.5)
@@ -146,29 +158,6 @@ def request_rest(published, partial, have):
                 bar.update(len(part))
     if total not in (None, size_of(partial)):
         raise EOFError
-
-
-def check_response(response, url, partial, have):
-    """How many bytes the complete file has; None if the server does not state it.
-
-    Raises EOFError if the server fails temporarily, and UnreachableError if there is no such file, or if it does not
-    continue `partial`: a proxy may answer with a page of its own.
-    """
-    status = response.status_code
-    if status in TEMPORARY:
-        raise EOFError(f'answered {status}')
-    ranges = response.headers.get('Content-Range', '')  # 'bytes FIRST-LAST/TOTAL', or 'bytes */TOTAL' if 416
-    total = response.headers.get('Content-Length', '') if status == 200 else ranges.rpartition('/')[2]
-    total = int(total) if total.isdecimal() else None
-    if status not in (200, 206, 416):
-        problem = f'{status} {response.reason};'
-    elif status == 206 and not ranges.startswith(f'bytes {have}-'):
-        problem = 'sends another part of the file than the one requested;'
-    elif (total is not None and total < have) or (status == 416 and total != have):
-        problem = f'is shorter than {partial}: remove that, or'
-    else:
-        return total
-    raise UnreachableError(f'{url}: {problem} name another address')
 
 
 # ------------------------------------------------------------------------------------------- archives

@@ -73,11 +73,6 @@ class Thing(NamedTuple):
 # degrees. It returns the share of the paint's second colour, [H, W], float32 in 0..1 or bool.
 
 
-def plain(u, v, rng):
-    """The first colour alone."""
-    return np.zeros_like(u)
-
-
 def ripples(u, v, rng, across, along):
     """Smooth random field of unit variance: random sines, wavelengths about `across` units in u and `along` in v."""
     total = np.zeros_like(u)
@@ -95,47 +90,16 @@ def stripes(u, v, rng, period, angle=0, share=0.5, wave=0.0):
     return ((u * cos + v * sin + bend) / period % 1 < share).astype(np.float32)
 
 
-def checks(u, v, rng, period):
-    """Gingham: half the tone where there is one band, the full tone where two cross."""
-    return (stripes(u, v, rng, period) + stripes(u, v, rng, period, 90)) / 2
-
-
 def quilt(u, v, rng, period):
     """Diamonds between dark seams."""
     seams = np.minimum(np.abs((u + v) / period % 1 - 0.5), np.abs((u - v) / period % 1 - 0.5))
     return np.clip(1 - seams * 6, 0, 1)
 
 
-def staggered(u, v, period):
-    """Position x, y in -0.5..0.5 within cells that are laid like bricks, `period` units wide and high."""
+def cells(u, v, period, below=0.0):
+    """Distance from the centres, or from `below` them, of cells that are laid like bricks, `period` wide and high."""
     row = np.floor(v / period)
-    return (u / period + row % 2 / 2) % 1 - 0.5, v / period - row - 0.5
-
-
-def dots(u, v, rng, period):
-    """Round dots."""
-    return np.hypot(*staggered(u, v, period)) < 0.3
-
-
-def scales(u, v, rng, period):
-    """Rows of scallops, of which the rims are drawn: feathers, wool."""
-    x, y = staggered(u, v, period)
-    return np.abs(np.hypot(x, y + 0.5) - 0.75) < 0.11
-
-
-def panes(u, v, rng, width, height, frame=0.3):
-    """A grid of windows; `frame` is the share of the wall between them."""
-    return (u / width % 1 > frame) & (v / height % 1 > frame)
-
-
-def blotches(u, v, rng, size, cover=0.0):
-    """Large patches with sharp edges; the higher `cover`, the fewer."""
-    return ripples(u, v, rng, size, size) > cover
-
-
-def fur(u, v, rng, across, along):
-    """Soft strokes of `across` and `along` units in x and y: fur, grass, waves, cloth."""
-    return np.clip(0.5 + 0.35 * ripples(u, v, rng, across, along), 0, 1)
+    return np.hypot((u / period + row % 2 / 2) % 1 - 0.5, v / period - row - 0.5 + below)
 
 
 def grain(u, v, rng, period):
@@ -144,25 +108,33 @@ def grain(u, v, rng, period):
     return np.where(v / period % 1 < 0.12, 1, rings)
 
 
-def fade(u, v, rng, top, bottom, mottle=0.0):
-    """From the first colour at height `top` to the second at `bottom`; `mottle` adds uneven patches."""
-    return np.clip((v - top) / (bottom - top) + mottle * ripples(u, v, rng, 40, 15), 0, 1)
-
-
-TEXTURES = {texture.__name__: texture
-            for texture in (plain, stripes, checks, quilt, dots, scales, panes, blotches, fur, grain, fade)}
+TEXTURES = {
+    'stripes': stripes, 'quilt': quilt, 'grain': grain,
+    'plain': lambda u, v, rng: np.zeros_like(u),  # the first colour alone
+    # Gingham: half the tone where there is one band, the full tone where two cross.
+    'checks': lambda u, v, rng, period: (stripes(u, v, rng, period) + stripes(u, v, rng, period, 90)) / 2,
+    'dots': lambda u, v, rng, period: cells(u, v, period) < 0.3,
+    # Rows of scallops, of which the rims are drawn: feathers, wool.
+    'scales': lambda u, v, rng, period: np.abs(cells(u, v, period, 0.5) - 0.75) < 0.11,
+    # A grid of windows; `frame` is the share of the wall between them.
+    'panes': lambda u, v, rng, width, height, frame=0.3: (u / width % 1 > frame) & (v / height % 1 > frame),
+    # Large patches with sharp edges; the higher `cover`, the fewer.
+    'blotches': lambda u, v, rng, size, cover=0.0: ripples(u, v, rng, size, size) > cover,
+    # Soft strokes of `across` and `along` units in x and y: fur, grass, waves, cloth.
+    'fur': lambda u, v, rng, across, along: np.clip(0.5 + 0.35 * ripples(u, v, rng, across, along), 0, 1),
+    # From the first colour at height `top` to the second at `bottom`; `mottle` adds uneven patches.
+    'fade': lambda u, v, rng, top, bottom, mottle=0.0: np.clip(
+        (v - top) / (bottom - top) + mottle * ripples(u, v, rng, 40, 15), 0, 1),
+}
 
 # ------------------------------------------------------------------------------------------- outlines
-# An outline is a function of what sample_drawings.json has; it returns points, float64 [N, 2] in units.
+# An outline is a function of what sample_drawings.json has, where a part is [kind of outline, outline, paint, width of
+# the stroke]; it returns points, float64 [N, 2] in units.
 
 
-def knots(text):
-    """The points in a text 'x,y x,y ...'."""
-    return np.array([pair.split(',') for pair in text.split()], np.float64)
-
-
-def spline(points, closed):
-    """The Catmull-Rom curve through points, float64 [N, 2], with eight steps from point to point."""
+def spline(text, closed):
+    """The Catmull-Rom curve through the points in a text, with eight steps from point to point."""
+    points = knots(text)
     before, after = (points[-1:], points[:2]) if closed else (points[:1], points[-1:])
     p = np.concatenate([before, points, after])
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
@@ -171,41 +143,42 @@ def spline(points, closed):
     return np.concatenate([curve.transpose(1, 0, 2).reshape(-1, 2), p[-2:-1]])
 
 
-def oval(x, y, radius_x, radius_y):
+def knots(text):
+    """The points in a text 'x,y x,y ...'."""
+    return np.array([pair.split(',') for pair in text.split()], np.float64)
+
+
+def oval(numbers):
     """An ellipse around (x, y)."""
+    x, y, radius_x, radius_y = numbers
     angle = np.radians(np.arange(0, 360, 10))
     return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], 1)
 
 
-def leaf(angle, length):
+def leaf(numbers):
     """A pointed leaf that grows from (50, 64) in the direction `angle` (degrees, 0: up)."""
+    angle, length = numbers
     turn = np.exp(1j * np.radians(angle - 90))
     tip = turn * length * np.array([0, 0.3 - 0.17j, 0.65 - 0.16j, 1, 0.65 + 0.16j, 0.3 + 0.17j])
     return np.stack([50 + tip.real, 64 + tip.imag], 1)
 
 
-OUTLINES = {'shape': knots, 'line': knots, 'blob': lambda text: spline(knots(text), closed=True),
-            'curve': lambda text: spline(knots(text), closed=False), 'oval': lambda numbers: oval(*numbers),
-            'leaf': lambda numbers: leaf(*numbers)}
+OUTLINES = {'shape': knots, 'line': knots, 'blob': lambda text: spline(text, closed=True),
+            'curve': lambda text: spline(text, closed=False), 'oval': oval, 'leaf': leaf}
 
 
 def read_drawings():
-    """Reads sample_drawings.json, where a part is [kind of outline, outline, paint, width of the stroke].
-
-    Returns:
-        objects: dict of names of VOC's classes to Things. scenes: dict of names to lists of Parts.
-    """
+    """The objects, dict of names of VOC's classes to Things, and the scenes, dict of names to lists of Parts."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'sample_drawings.json')) as file:
         drawings = json.load(file)
-    paints = {name: Paint(**paint) for name, paint in drawings['paints'].items()}
 
-    def build_part(kind, outline, paint, width=0):
-        return Part(OUTLINES[kind](outline), kind not in ('line', 'curve'), width, paints[paint])
+    def build_parts(parts):
+        return [Part(OUTLINES[kind](outline), kind not in ('line', 'curve'), width[0] if width else 0,
+                     Paint(**drawings['paints'][paint])) for kind, outline, paint, *width in parts]
 
-    scenes = {name: [build_part(*part) for part in parts] for name, parts in drawings['scenes'].items()}
-    objects = {name: Thing(thing['homes'], thing['flies'], [build_part(*part) for part in thing['parts']])
+    objects = {name: Thing(thing['homes'], thing['flies'], build_parts(thing['parts']))
                for name, thing in drawings['objects'].items()}
-    return objects, scenes
+    return objects, {name: build_parts(parts) for name, parts in drawings['scenes'].items()}
 
 
 OBJECTS, SCENES = read_drawings()
@@ -216,14 +189,12 @@ OBJECTS, SCENES = read_drawings()
 class Pose:
     """Where a thing is: converts units to drawn pixels and back.
 
-    Args:
-        rng: numpy Generator, for the bends of the outline.
-        base: (x, y) in drawn pixels, where the point `origin` of the thing is drawn.
-        scale: drawn pixels per unit.
-        turn: degrees. stretch: x over y, negative if mirrored.
+    `origin`, in units, is drawn at `base`, (x, y) in drawn pixels. `scale` is in pixels per unit, `turn` in degrees.
+    `rng` draws x over y, the stretch, between two numbers, mirrors half of the things, and bends their outlines.
     """
 
-    def __init__(self, rng, base, scale, turn=0.0, stretch=1.0, origin=(50, 100)):
+    def __init__(self, rng, base, scale, stretches, turn=0.0, origin=(50, 100)):
+        stretch = rng.uniform(*stretches) * (-1 if rng.random() < 0.5 else 1)
         cos, sin = scale * np.cos(np.radians(turn)), scale * np.sin(np.radians(turn))
         self.matrix = np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch, 1 / abs(stretch)])
         self.base, self.scale, self.origin = np.array(base), scale, np.array(origin)
@@ -235,10 +206,9 @@ class Pose:
         return np.rint((bent - self.origin) @ self.matrix.T + self.base).astype(np.int32)
 
     def to_units(self, x, y, width, height):
-        """The positions u, v in units, float32 [height, width], of a window of drawn pixels, without the bends."""
+        """The positions u, v in units, float32 [height, width], of a window of pixels, without the bends."""
         rows, columns = np.mgrid[y:y + height, x:x + width]
-        inverse = np.linalg.inv(self.matrix)
-        uv = (np.stack([columns, rows], axis=-1) - self.base) @ inverse.T + self.origin
+        uv = (np.stack([columns, rows], axis=-1) - self.base) @ np.linalg.inv(self.matrix).T + self.origin
         return np.float32(uv[:, :, 0]), np.float32(uv[:, :, 1])
 
 
@@ -268,16 +238,10 @@ def relief(mask, reach):
 
 
 def draw_parts(canvas, parts, pose, shift, rng, round_off):
-    """Paints parts onto the canvas.
+    """Paints parts onto the canvas, float32 RGB [H, W, 3]; returns their silhouette, bool [H, W].
 
-    Args:
-        canvas: float32 RGB [H, W, 3], changed in place.
-        parts: list of Part. pose: Pose. rng: numpy Generator.
-        shift: float64 [3], added to the hue, saturation and value of all colours.
-        round_off: units over which edges are shaded, 0 for none.
-
-    Returns:
-        bool [H, W], the silhouette.
+    `shift`, float64 [3], is added to the hue, saturation and value of all colours; `round_off` is the units over which
+    edges are shaded, 0 for none.
     """
     silhouette = np.zeros(canvas.shape[:2], bool)
     for part in parts:
@@ -333,12 +297,7 @@ def random_stream(seed, split, index, purpose):
 
 
 def draw_picture(seed, split, index, height=None, width=None):
-    """Draws one picture and its labels, which depend on the arguments alone.
-
-    Returns:
-        image: uint8 RGB [H, W, 3].
-        labels: uint8 [H, W], class index, 0 background, 255 void border.
-    """
+    """Draws one picture, uint8 RGB [H, W, 3], and its labels, uint8 [H, W], which depend on the arguments alone."""
     rng = random_stream(seed, split, index, 'scene')
     sides = rng.integers(*LONG_SIDE), rng.integers(*SHORT_SIDE)
     drawn_height, drawn_width = sides if rng.random() < 0.3 else sides[::-1]
@@ -355,23 +314,16 @@ def draw_scene(homes, size, rng):
     height, width = (SUPERSAMPLING * side for side in size)
     name = rng.choice(list(SCENES) if rng.random() < STRAY_SCENES else homes)
     pose = Pose(rng, (width * rng.uniform(0.3, 0.7), height * rng.uniform(0.36, 0.5)), max(height, width) / 100,
-                stretch=draw_stretch(rng, 0.9, 1.15), origin=(50, 55))
+                (0.9, 1.15), origin=(50, 55))
     canvas = np.zeros((height, width, 3), np.float32)
     draw_parts(canvas, SCENES[name], pose, rng.normal(0, SCENE_JITTER), rng, round_off=0)
     return canvas
 
 
-def draw_stretch(rng, lowest, highest):
-    """A random stretch for a Pose, mirrored in half of all cases."""
-    stretch = rng.uniform(lowest, highest)
-    return -stretch if rng.random() < 0.5 else stretch
-
-
 def draw_objects(canvas, classes, size, rng):
     """Draws the objects from back to front onto the canvas; the main object, the first of the list, is drawn last.
 
-    Returns:
-        uint8 [H, W], 0 or the position of the visible object in `classes`, counted from 1.
+    Returns instances, uint8 [H, W]: 0 or the position of the visible object in `classes`, counted from 1.
     """
     things = [OBJECTS[VOC.names[c]] for c in classes]
     places = place_objects([thing.flies for thing in things], size, rng)
@@ -380,8 +332,7 @@ def draw_objects(canvas, classes, size, rng):
         thing = things[rank]
         length = rng.uniform(*(COMPANION_SIZE if rank else MAIN_SIZE)) * np.sqrt(size[0] * size[1])
         turn = rng.normal(0, 2 * TILT if thing.flies else TILT)
-        pose = Pose(rng, SUPERSAMPLING * places[rank], SUPERSAMPLING * length / 100, turn,
-                    draw_stretch(rng, 0.9, 1.12))
+        pose = Pose(rng, SUPERSAMPLING * places[rank], SUPERSAMPLING * length / 100, (0.9, 1.12), turn)
         if not thing.flies:
             cast_shadow(canvas, thing, pose)
         silhouette = draw_parts(canvas, thing.parts, pose, rng.normal(0, COLOUR_JITTER), rng, round_off=3)
@@ -418,16 +369,9 @@ def expose(image, rng):
 
 
 def label_instances(instances, classes):
-    """Class labels with VOC's void border, one pixel on either side of every edge between two instances.
+    """Class labels, uint8 [H, W], with a void border, one pixel on either side of every edge between two instances.
 
     VOC's border is 5 pixels wide in pictures of 500. Two here are the same share, and leave a chair's leg a core.
-
-    Args:
-        instances: uint8 [H, W], 0 or the position of an object in `classes`, counted from 1.
-        classes: list of int.
-
-    Returns:
-        uint8 [H, W].
     """
     labels = np.array([0, *classes], np.uint8)[instances]
     edge = cv2.morphologyEx(instances, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
@@ -438,26 +382,8 @@ def label_instances(instances, classes):
 # ------------------------------------------------------------------------------------------- the program
 
 
-def write_split(output_dir, split, count, seed, height, width):
-    """Draws and writes the pictures of one split; returns their ids."""
-    ids = [f'{split}_{index:06d}' for index in range(count)]
-    for index, name in enumerate(tqdm(ids, desc=f'drawing {split}', unit='picture')):
-        image, labels = draw_picture(seed, split, index, height, width)
-        save_image(os.path.join(output_dir, 'JPEGImages', name + '.jpg'), image)
-        save_labels(os.path.join(output_dir, 'SegmentationClass', name + '.png'), labels, VOC.palette)
-    return ids
-
-
-def check_lists(paths):
-    """Raises UserError if one of the lists that will be replaced names pictures that were not drawn here."""
-    for path in filter(os.path.exists, paths):
-        with open(path, encoding='utf-8', errors='replace') as file:
-            if not all(line.startswith(SPLITS) for line in file):
-                raise UserError(f'{path} is the list of another data set: give another --output_dir')
-
-
 def parse_args(argv=None):
-    """The program's flags."""
+    """The program's flags; see --help."""
     parser = ArgumentParser('Draws a small data set in the folder layout of PASCAL VOC.')
     parser.add_argument('--output_dir', required=True, help='folder to write; files of the same names are replaced')
     parser.add_argument('--num_train', type=positive_int, default=160, help='pictures to train on')
@@ -471,18 +397,27 @@ def parse_args(argv=None):
 def main(argv=None):
     """Writes the pictures, and their lists last, so that an interrupted run leaves no list."""
     args = parse_args(argv)
-    lists = {split: os.path.join(args.output_dir, 'ImageSets', 'Segmentation', split + '.txt')
-             for split in ('train', 'val', 'trainval')}
-    check_lists(lists.values())
-    for folder in ('JPEGImages', 'SegmentationClass', os.path.join('ImageSets', 'Segmentation')):
-        os.makedirs(os.path.join(args.output_dir, folder), exist_ok=True)
-    for path in filter(os.path.exists, lists.values()):
+    images, masks, lists = (os.path.join(args.output_dir, folder)
+                            for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'))
+    paths = {split: os.path.join(lists, split + '.txt') for split in (*SPLITS, 'trainval')}
+    for folder in (images, masks, lists):
+        os.makedirs(folder, exist_ok=True)
+    existing = [path for path in paths.values() if os.path.exists(path)]
+    for path in existing:
+        with open(path, encoding='utf-8', errors='replace') as file:
+            if not all(line.startswith(SPLITS) for line in file):
+                raise UserError(f'{path} is the list of another data set: give another --output_dir')
+    for path in existing:
         os.remove(path)
-    counts = {'train': args.num_train, 'val': args.num_val}
-    ids = {split: write_split(args.output_dir, split, counts[split], args.seed, args.height, args.width)
-           for split in counts}
-    ids['trainval'] = ids['train'] + ids['val']
-    for split, path in lists.items():
+    ids = {'trainval': []}
+    for split, count in zip(SPLITS, (args.num_train, args.num_val)):
+        ids[split] = [f'{split}_{index:06d}' for index in range(count)]
+        for index, name in enumerate(tqdm(ids[split], desc=f'drawing {split}', unit='picture')):
+            image, labels = draw_picture(args.seed, split, index, args.height, args.width)
+            save_image(os.path.join(images, name + '.jpg'), image)
+            save_labels(os.path.join(masks, name + '.png'), labels, VOC.palette)
+        ids['trainval'] += ids[split]
+    for split, path in paths.items():
         with open(path, 'w', encoding='utf-8') as file:
             file.writelines(name + '\n' for name in ids[split])
 

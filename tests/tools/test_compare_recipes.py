@@ -85,7 +85,7 @@ def make_results(command):
     elif 'train' in command[1]:
         (folder / 'train').mkdir()
         (folder / 'train' / f'model.ckpt-{args.max_steps}.index').touch()
-        (folder / 'train' / 'log.csv').write_text(f'step,loss_per_pixel,images_per_second\n{args.max_steps},1.5,0.1\n')
+        (folder / 'train' / 'log.csv').write_text(f'step,loss_per_pixel\n{args.max_steps},1.5\n')
     elif 'search' in command[1]:
         utils.save_json(str(folder / 'crf.json'), crf.DEFAULTS._asdict())
     else:
@@ -98,7 +98,7 @@ def make_results(command):
 def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch):
     """The second call has nothing to do but the page."""
     write_data(tmp_path / 'data', [f'image{number}_{number}' for number in range(6)], ['other1', 'other2'])
-    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, 3, ['--fc_channels', '8'], {
+    study = compare_recipes.Study('Drawn images', 0.5, 4, 6, 3, {
         'first': '--batch_size 2 --crop_size 16', 'second': '--recipe paper --learning_rate 1e-7'})
     monkeypatch.setitem(compare_recipes.STUDIES, 'drawn', study)
     calls = []
@@ -110,13 +110,13 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch):
 
     page = (tmp_path / 'results' / 'drawn.md').read_text()
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in page.splitlines() if line.startswith('| ')][1:]
-    # Images by batches of 2 and of 1; a step takes 10 s an image.
-    assert rows[:3] == [['first', '`--batch_size 2 --crop_size 16`', '2', '4', '20.0', '21.0', '22.0', '0.7'],
-                        ['second', f'`{study.runs["second"]}`', '4', '4', '30.0', '31.0', '32.0', '0.7'],
-                        ['second_longer', f'`{study.runs["second"]}`', '6', '6', '40.0', '41.0', '42.0', '1.0']]
+    # Images by batches of 2 and of 1.
+    assert rows[:3] == [['first', '`--batch_size 2 --crop_size 16`', '2', '4', '20.0', '21.0', '22.0'],
+                        ['second', f'`{study.runs["second"]}`', '4', '4', '30.0', '31.0', '32.0'],
+                        ['second_longer', f'`{study.runs["second"]}`', '6', '6', '40.0', '41.0', '42.0']]
     assert [(row[0], row[4:]) for row in rows[3:]] == [
-        ('first: searched CRF', ['', '21.0', '23.0', '']), ('second_longer: searched CRF', ['', '41.0', '43.0', '']),
-        ('second_longer: searched CRF, three scales and mirrored', ['', '41.0', '44.0', ''])]
+        ('first: searched CRF', ['', '21.0', '23.0']), ('second_longer: searched CRF', ['', '41.0', '43.0']),
+        ('second_longer: searched CRF, three scales and mirrored', ['', '41.0', '44.0'])]
     assert rows[5][1].endswith('second_longer/crf_search/crf.json --scales 0.75,1,1.25 --flip`')
     assert '**second**' in page and np.prod(Image.open(tmp_path / 'results' / 'drawn.png').size) > 10 ** 5
     programs = [os.path.basename(call[1]) for call in calls]
@@ -141,9 +141,3 @@ def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(utils.UserError, match='train.txt: No such file or directory: --data_dir must be a folder in'):
         compare_recipes.main(['--data_dir', str(tmp_path), '--output_dir', str(tmp_path / 'out')])
-
-
-def test_the_minutes_of_a_log():
-    """10 steps of 2 images at 4 images/s and 5 more at 1: 5 s and 10 s."""
-    log = [{'step': 10.0, 'images_per_second': 4.0}, {'step': 15.0, 'images_per_second': 1.0}]
-    assert compare_recipes.count_minutes(log, 2) == pytest.approx(15 / 60)
