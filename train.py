@@ -179,6 +179,7 @@ class TrainingOps(NamedTuple):
     histograms: tf.Tensor  # a tf.Summary of the gradients
     ids: tf.Tensor  # string [B], the batch's filenames
     check_finite: tf.Operation  # fails if a variable is not finite
+    left_out: tf.Tensor  # see recipes.Update
 
 
 class Graph(NamedTuple):
@@ -233,7 +234,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
         check_finite = towers.check_finite(tf.global_variables())
     return TrainingOps(update.train_op, loss, loss_per_pixel, update.learning_rate, update.histograms, ids,
-                       check_finite)
+                       check_finite, update.left_out)
 
 
 def read_network(checkpoint):
@@ -281,10 +282,10 @@ def run_steps(run, first_step):
         is_last = step == args.max_steps
         if step > saver.done:
             # Step: one batch, one update.
-            loss, loss_per_pixel, learning_rate, seconds = run_step(run, step)
+            loss, loss_per_pixel, *others = run_step(run, step)
 
             # Log: averages since the last line.
-            logs.training.add(loss, loss_per_pixel, learning_rate, seconds)
+            logs.training.add(loss, loss_per_pixel, *others)
             logs.watchdog.see_loss(step, loss_per_pixel)
             if step == saver.start + 1 or is_last or due(step, args.log_steps):
                 logs.training.write(step)
@@ -336,18 +337,18 @@ def run_step(run, step):
     """Runs one training step; UserError if the loss is not finite, or an example cannot be decoded.
 
     Returns:
-        loss, loss_per_pixel, learning_rate, seconds: floats; the losses are those before the update.
+        loss, loss_per_pixel, learning_rate, left_out, seconds: floats; the losses are those before the update.
     """
     started, ops = time.perf_counter(), run.graph.training
     with_histograms = due(step, run.args.summary_steps)
-    fetches = [ops.loss, ops.loss_per_pixel, ops.learning_rate, ops.ids, ops.train_op]
+    fetches = [ops.ids, ops.train_op, (ops.loss, ops.loss_per_pixel, ops.learning_rate, ops.left_out)]
     fetches += [ops.histograms] if with_histograms else []  # out of the same pass
-    loss, loss_per_pixel, learning_rate, ids, _, *histograms = run_input(run.session, fetches, run.args.dataset_train)
+    ids, _, figures, *histograms = run_input(run.session, fetches, run.args.dataset_train)
     seconds = time.perf_counter() - started
-    run.saver.add_step(step, ids, loss)
+    run.saver.add_step(step, ids, figures[0])
     for summary in histograms:
         run_folder.add_events(run.logs.writer, summary, step)
-    return loss, loss_per_pixel, learning_rate, seconds
+    return *figures, seconds
 
 
 def validate(run, step):
@@ -393,7 +394,7 @@ def train(args, placement=towers.HERE):
             run_folder.remove_leftovers(args.output_dir)
             resume_from, start_step = checkpoints.find_resume(train_dir)
             if resume_from:
-                run_folder.check_same_network(train_dir, settings_of(args), data.class_set, args.dataset_train)
+                run_folder.check_settings(train_dir, settings_of(args), data.class_set, args.dataset_train)
             first_step = start_step if must_repeat_evaluation(args, start_step) else start_step + 1
             if first_step > args.max_steps:
                 print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')

@@ -6,6 +6,7 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import classes
+from inference.weights import check_path
 from utils import UserError
 
 
@@ -27,6 +28,7 @@ def export(session, fcn, network, folder, class_set):
     Raises:
         UserError: it cannot be written.
     """
+    check_path(folder)
     signature = build_signature(fcn, network)
     os.makedirs(folder, exist_ok=True)
     versions = [int(name) for name in os.listdir(folder) if name.isdecimal()]

@@ -24,7 +24,7 @@ def find_checkpoint(path):
     """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or TensorFlow cannot use its path.
     """
     if os.path.isdir(os.path.join(path, 'train')):
         path = os.path.join(path, 'train')
@@ -32,10 +32,18 @@ def find_checkpoint(path):
     if os.path.isdir(path):
         state = read_state(path)
         checkpoint = state.model_checkpoint_path if state else None
+    check_path(checkpoint or path)
     if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
         raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
     read_shapes(checkpoint)
     return checkpoint
+
+
+def check_path(path):
+    """Raises UserError for a path that TensorFlow would take for a pattern: it would not find its own checkpoints."""
+    if re.search(r'[*?[\\]', path):
+        raise UserError(f'{path}: TensorFlow takes *, ?, [ and \\ in a path for a pattern; rename it, or change into that '
+                        'folder and give a path that starts there')
 
 
 def read_state(folder):

@@ -42,6 +42,7 @@ import tensorflow.compat.v1 as tf
 
 import utils
 import vgg
+from inference.weights import check_path
 
 DENSE_LAYERS = {'fc1': 'fc6', 'fc2': 'fc7', 'predictions': 'fc8'}  # Keras's name: tf-slim's name
 KINDS = ('weights', 'biases')
@@ -215,6 +216,7 @@ def convert(source, output):
     it holds. Raises UserError, see read_weights and save_checkpoint."""
     if not os.path.basename(output) or os.path.isdir(output):
         raise utils.UserError(f'--output {output} is a folder; give a name in it, such as vgg_16.ckpt')
+    check_path(output)
     utils.quiet_tensorflow()
     variables = build_variables()
     weights = read_weights(find_hed_weights() if source == 'hed' else source,

@@ -89,11 +89,18 @@ def restore_vgg(session, checkpoint):
 def restore_fcn(session, checkpoint):
     """Sets the network from a run with the same classes and any model of the family.
 
-    A skip that the run's model lacks keeps its start: zero.
+    A skip that the run's model lacks keeps its start: zero. The others get the skip_scales of this run: their kernels
+    are scaled the other way, so that they score as before.
     """
     known, variables = read_shapes(checkpoint), network_variables()
     new = [v for v in variables if v.op.name not in known and '_pool' in v.op.name]
-    restore(session, checkpoint, [v for v in variables if v not in new])
+    named = {v.op.name: v for v in variables if v not in new}
+    scales = {name: session.run(v) for name, v in named.items() if '/scale_pool' in name}
+    restore(session, checkpoint, list(named.values()))
+    for name, scale in scales.items():
+        kernel = named[name.replace('scale_', 'conv_') + '/weights']
+        kernel.load(session.run(kernel * (named[name] / scale)), session)
+        named[name].load(scale, session)
     skips = [pool for pool in ('pool4', 'pool3') if any(pool in v.op.name for v in new)]
     print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
 

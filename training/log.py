@@ -42,13 +42,14 @@ class TrainingLog:
         self.clear()
 
     def clear(self):
-        self.losses, self.losses_per_pixel, self.seconds = [], [], 0.0
+        self.losses, self.losses_per_pixel, self.seconds, self.left_out = [], [], 0.0, 0
 
-    def add(self, loss, loss_per_pixel, learning_rate, seconds):
-        """Adds one step: its losses, its learning rate, and the time of the step alone."""
+    def add(self, loss, loss_per_pixel, learning_rate, left_out, seconds):
+        """Adds one step: its losses, its learning rate, 1 if it was left out, and the time of the step alone."""
         self.losses.append(loss)
         self.losses_per_pixel.append(loss_per_pixel)
         self.learning_rate = learning_rate
+        self.left_out += left_out
         self.seconds += seconds
 
     def write(self, step):
@@ -61,7 +62,8 @@ class TrainingLog:
         seconds_per_step = (time.perf_counter() - self.started) / (step - self.start_step)
         print('step {:5d}/{}  loss {loss:8.2f}  per pixel {loss_per_pixel:.4f}  {images_per_second:.2f} images/s  '
               '{} left'.format(step, self.max_steps, format_seconds(seconds_per_step * (self.max_steps - step)),
-                               **values), flush=True)
+                               **values)
+              + f'  {self.left_out} of {len(self.losses)} steps left out (float16)' * bool(self.left_out), flush=True)
         run_folder.append_row(self.path, self.COLUMNS, [step, *(f'{value:.6g}' for value in values.values())])
         run_folder.add_scalars(self.writer, values, step)
         self.clear()

@@ -2,10 +2,7 @@
 
     python train.py --recipe paper --learning_rate 1e-9
 
-A recipe only sets defaults: every flag that is given overrides it. Sources: `default`, the settings that this suite was
-asked for; `paper`, the "at once" FCN-8s of Long, Shelhamer, Darrell (solver and net of voc-fcn8s-atonce in their Caffe
-repository); `adamw`, Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, with the rates of
-fmahoudeau's FCN-Segmentation-TensorFlow; `poly`, the schedule of Chen et al., "DeepLab", with its rates for VGG16.
+A recipe only sets defaults: every flag that is given overrides it. The source of each number is beside it.
 """
 import argparse
 from typing import NamedTuple
@@ -17,14 +14,15 @@ from datasets import augmentation
 from inference import weights
 from training import towers
 
-POLY_POWER = 0.9
+POLY_POWER = 0.9  # section 4.1.2 of DeepLab, arXiv 1606.00915
 
 
 class Recipe(NamedTuple):
-    """How a network is trained; see add_flags for the values. The last three are entries of a recipe, not flags.
+    """How a network is trained; see add_flags for the values. Those with a default here are no flags.
 
     momentum: float in 0..1, of the optimizer 'momentum'.
-    bias_rate: float, learning rate of biases, times the others'; of the optimizer 'momentum'.
+    bias_rate: float, learning rate of biases, times that of their kernels; of the optimizer 'momentum'.
+    head_rate: float, learning rate of the layers that ImageNet's weights lack, times the others'; likewise.
     skip_scales: floats, factors of pool4 and pool3 before their scores.
     """
     name: str
@@ -39,19 +37,32 @@ class Recipe(NamedTuple):
     upsampling: str
     momentum: float = 0.9
     bias_rate: float = 1.0
+    head_rate: float = 1.0
     skip_scales: tuple = (1.0, 1.0)
 
 
 RECIPES = {recipe.name: recipe for recipe in (
+    # The settings that this suite was asked for.
     Recipe('default', optimizer='adam', learning_rate=1e-4, schedule='constant', weight_decay=0.0, loss='rows',
            batch_size=16, crop_size=224, augment=['flip'], upsampling='learned'),
-    Recipe('paper', optimizer='momentum', learning_rate=1e-10, schedule='constant', weight_decay=5e-4, loss='sum',
-           batch_size=1, crop_size=0, augment=[], upsampling='fixed', momentum=0.99, bias_rate=2.0,
-           skip_scales=(1e-2, 1e-4)),
-    Recipe('adamw', optimizer='adamw', learning_rate=1e-5, schedule='constant', weight_decay=1e-6, loss='mean',
-           batch_size=12, crop_size=384, augment=['flip', 'scale', 'rotate', 'colour'], upsampling='learned'),
-    Recipe('poly', optimizer='momentum', learning_rate=1e-3, schedule='poly', weight_decay=5e-4, loss='mean',
-           batch_size=20, crop_size=321, augment=['flip', 'scale'], upsampling='learned', bias_rate=2.0))}
+    # Long, Shelhamer, Darrell, FCN-8s "at once"; shelhamer/fcn.berkeleyvision.org, voc-fcn8s-atonce.
+    Recipe('paper', optimizer='momentum', momentum=0.99, learning_rate=1e-10, schedule='constant',  # solver.prototxt
+           weight_decay=5e-4, batch_size=1,  # solver.prototxt: weight_decay, and iter_size 1
+           loss='sum', crop_size=0, augment=[],  # net.py: normalize=False; voc_layers.py: complete images, unchanged
+           upsampling='fixed', bias_rate=2.0, skip_scales=(1e-2, 1e-4)),  # net.py: lr_mult 0 and 2, scale_pool4, _pool3
+    # fmahoudeau/FCN-Segmentation-TensorFlow: 62.5 % on VOC2012 val.
+    Recipe('adamw', optimizer='adamw', learning_rate=1e-5, schedule='constant', weight_decay=1e-6, batch_size=12,
+           loss='mean',  # fcn_training.ipynb has the numbers above; fcn_run_loop.py: compute_weighted_loss
+           crop_size=512,  # pascal_voc_dataset.py: VOC's images are at most 500 wide, and padded to 512
+           augment=['flip', 'scale', 'rotate', 'colour'],  # the notebook: zoom 0.5 to 2, 10 degrees, saturation, value
+           upsampling='learned'),  # fcn_model.py
+    # Chen et al., "DeepLab", arXiv 1606.00915, and train.prototxt of its VGG16, DeepLab-LargeFOV. Upsampling kernels,
+    # which DeepLab lacks, learn at the common rate: they start as its interpolation, new layers at random or zero.
+    Recipe('poly', optimizer='momentum', learning_rate=1e-3, momentum=0.9, weight_decay=5e-4, batch_size=20,  # 4.1
+           schedule='poly', augment=['flip', 'scale'],  # section 4.1.2, which scales by 0.5 to 1.5
+           head_rate=10.0,  # section 4.1: 0.01 for the classifier
+           bias_rate=2.0, loss='mean', crop_size=321,  # train.prototxt: lr_mult 1 and 2, of the classifier 10 and 20
+           upsampling='learned'))}
 FLAGS = Recipe._fields[1:10]
 
 # ------------------------------------------------------------------------------------------- flags
@@ -68,7 +79,8 @@ def add_flags(parser):
     add('--schedule', choices=('constant', 'poly'),
         help=f'learning rate over the steps; poly falls to 0 at --max_steps as (1 - step / max_steps) ^ {POLY_POWER}')
     add('--weight_decay', type=utils.non_negative_float,
-        help='of the convolution kernels, not of biases; decoupled with adamw, else L2 in the loss')
+        help='of the convolution kernels, not of biases; with adamw the share of each that a step takes, which falls '
+             'with the schedule, else L2 in the loss')
     add('--loss', choices=('rows', 'mean', 'sum'),
         help='cross-entropy summed over each row and averaged over rows, averaged over pixels, or summed over all')
     add('--batch_size', type=utils.positive_int, help='crops a step')
@@ -93,6 +105,9 @@ def parse(parser, argv=None):
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS)))  # a flag that is not given stays None
     flags = {flag: vars(args).pop(flag) for flag in FLAGS}
     args.recipe = RECIPES[args.recipe]._replace(**{flag: value for flag, value in flags.items() if value is not None})
+    if args.recipe.loss == 'sum' and getattr(args, 'mixed_precision', False):
+        parser.error(f'--mixed_precision: gradients of --loss sum (--recipe {args.recipe.name}) are too large for '
+                     'float16; leave it out, or give --loss mean and a --learning_rate for it')
     return args
 
 
@@ -104,7 +119,8 @@ def describe(recipe):
     line = f'recipe {recipe.name}: ' + ' '.join(
         f'--{flag} {show(getattr(recipe, flag))}'.rstrip() for flag in FLAGS)
     if recipe.optimizer == 'momentum':
-        line += f'; momentum {recipe.momentum:g}, biases learn {recipe.bias_rate:g} times as fast'
+        line += (f'; momentum {recipe.momentum:g}, biases learn {recipe.bias_rate:g} times as fast'
+                 + f', new layers {recipe.head_rate:g} times' * (recipe.head_rate != 1))
     if recipe.skip_scales != (1.0, 1.0):
         line += '; pool4 and pool3 scaled by {:g} and {:g}'.format(*recipe.skip_scales)
     return line
@@ -117,10 +133,12 @@ class Update(NamedTuple):
     """One update of the weights, of `train_op`.
 
     learning_rate: float32 scalar, of this step. histograms: string scalar, a tf.Summary of all gradients.
+    left_out: int64 scalar, 1 if the step was left out because float16 gradients were not finite, else 0.
     """
     train_op: tf.Operation
     learning_rate: tf.Tensor
     histograms: tf.Tensor
+    left_out: tf.Tensor
 
 
 def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
@@ -129,15 +147,18 @@ def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
     Args:
         recipe: Recipe.
         losses: list of float32 scalars, whose sum is minimised, with the graph's regularization losses.
-        global_step: int64 variable, which the update increments.
+        global_step: int64 variable, which the update increments, unless the step is left out.
         max_steps: int, where the schedule ends.
         mixed_precision: bool, scale the loss so that float16 gradients do not underflow.
 
     Returns:
         Update.
     """
-    learning_rate = build_learning_rate(recipe, global_step, max_steps)
+    schedule = tf.constant(1.0) if recipe.schedule == 'constant' else tf.train.polynomial_decay(
+        1.0, global_step, max_steps, 0.0, POLY_POWER)
+    learning_rate = recipe.learning_rate * schedule
     optimizer = (tf.train.MomentumOptimizer(learning_rate, recipe.momentum) if recipe.optimizer == 'momentum' else
+                 AdamW(learning_rate, recipe.weight_decay * schedule) if recipe.optimizer == 'adamw' else
                  tf.train.AdamOptimizer(learning_rate))
     if mixed_precision:
         optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
@@ -145,42 +166,42 @@ def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
     with tf.device(first.device):
         losses = [first + tf.losses.get_regularization_loss(), *losses[1:]]
     gradients = towers.compute_gradients(optimizer, losses)
-    decays = decay_kernels(learning_rate * recipe.weight_decay, gradients) if recipe.optimizer == 'adamw' else []
-    bias_rate = recipe.bias_rate if recipe.optimizer == 'momentum' else 1.0
-    with tf.control_dependencies(decays):
-        train_op = optimizer.apply_gradients(scale_biases(gradients, bias_rate), global_step)
-    return Update(train_op, learning_rate, build_histograms(gradients))
+    scaled = [(scale_gradient(recipe, *pair), pair[1]) for pair in gradients]
+    before = global_step.read_value()
+    with tf.control_dependencies([before]):
+        train_op = optimizer.apply_gradients(scaled, global_step)
+    with tf.control_dependencies([train_op]):
+        left_out = before + 1 - global_step.read_value()
+    return Update(train_op, learning_rate, build_histograms(gradients), left_out)
 
 
-def build_learning_rate(recipe, global_step, max_steps):
-    """float32 scalar, for the step after `global_step` steps."""
-    if recipe.schedule == 'poly':
-        return tf.train.polynomial_decay(recipe.learning_rate, global_step, max_steps, 0.0, POLY_POWER)
-    return tf.constant(recipe.learning_rate, tf.float32)
+class AdamW(tf.train.AdamOptimizer):
+    """Adam whose step first takes `decay`, float32 scalar, of each convolution kernel; it falls with the schedule.
 
-
-def scale_biases(gradients, bias_rate):
-    """Multiplies the gradients of biases: momentum is linear in them, so this is a learning rate of their own.
-
-    Args:
-        gradients: list of (gradient, variable).
-        bias_rate: float.
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2, with their eta_t for
+    the schedule; `decay` is the weight_decay of tf.contrib.opt.AdamWOptimizer, which no learning rate multiplies.
     """
-    if bias_rate == 1:
-        return gradients
-    return [(gradient * bias_rate if variable.op.name.endswith('/biases') else gradient, variable)
-            for gradient, variable in gradients]
 
+    def __init__(self, learning_rate, decay):
+        super().__init__(learning_rate)
+        self.decay = decay
 
-def decay_kernels(rate, gradients):
-    """Ops that subtract `rate`, float32 scalar, times each convolution kernel from it, once all gradients are known."""
-    with tf.control_dependencies([gradient for gradient, _ in gradients]):
+    def _resource_apply_dense(self, gradient, variable):
         decays = []
-        for _, variable in gradients:
-            if weights.full_name(variable).endswith('/weights'):
-                with tf.device(variable.device):
-                    decays.append(variable.assign_sub(rate * variable.read_value()))
-        return decays
+        if weights.full_name(variable).endswith('/weights'):
+            with tf.control_dependencies([gradient]):
+                decays = [variable.assign_sub(self.decay * variable.read_value())]
+        with tf.control_dependencies(decays):
+            return super()._resource_apply_dense(gradient, variable)
+
+
+def scale_gradient(recipe, gradient, variable):
+    """A gradient times the rate of its variable: momentum is linear in it, so this is a learning rate of its own."""
+    name, rate = weights.full_name(variable), 1.0
+    if recipe.optimizer == 'momentum' and name.endswith(('/weights', '/biases')):
+        rate = (recipe.bias_rate if name.endswith('/biases') else 1.0) * (
+            recipe.head_rate if name.startswith('vgg_16/fc8/') else 1.0)
+    return gradient if rate == 1 else gradient * rate
 
 
 def l2_decay(recipe):

@@ -9,6 +9,7 @@ Tables grow by complete rows, or not at all.
 import contextlib
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -20,15 +21,17 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import classes
-from inference.weights import UNREADABLE, read_settings
+from inference.weights import UNREADABLE, check_path, read_settings
 from training import checkpoints
 from utils import UserError, find_reason
 
-SAME_NETWORK = ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer')  # settings that a resume must keep
+# Settings that a resume must keep: the network, and what the optimizer's averages and the losses in log.csv mean.
+FIXED = ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer', 'loss')
 
 
 def make(output_dir):
-    """Creates OUT/train and OUT/eval; returns OUT/train."""
+    """Creates OUT/train and OUT/eval; returns OUT/train. UserError if TensorFlow cannot use the path."""
+    check_path(output_dir)
     for name in ('eval', 'train'):
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
     return os.path.join(output_dir, 'train')
@@ -80,19 +83,27 @@ def save_settings(train_dir, settings, class_set, start_from, resumed):
                     {**settings, 'classes': classes.as_json(class_set), 'vgg_weights_from': origin})
 
 
-def check_same_network(train_dir, settings, class_set, record):
-    """Raises UserError if the run to resume has another network, optimizer or other classes.
+def check_settings(train_dir, settings, class_set, record):
+    """Prints the settings that are others than those of the run to resume.
 
     Args:
         train_dir: str. settings: dict, as of save_settings.
         class_set: classes.ClassSet, of `record`, a path.
+
+    Raises:
+        UserError: its network, optimizer, loss or classes are others.
     """
-    before = read_settings(train_dir)
-    for name in SAME_NETWORK:
-        now = list(settings[name]) if isinstance(settings[name], tuple) else settings[name]
-        if name in before and before[name] != now:
-            raise UserError(f'{train_dir}: its run has {name} {before[name]}, now it is {now}; give the same flags, or '
-                            'start anew in another --output_dir, from this run by --checkpoint_path')
+    before, now = read_settings(train_dir), json.loads(json.dumps(settings))
+    changed = [name for name in now if name in before and before[name] != now[name]
+               and name not in ('output_dir', 'classes')]
+    for name in changed:
+        if name in FIXED:
+            raise UserError(f'{train_dir}: its run has {name} {before[name]}, now it is {now[name]}; give the same '
+                            'flags, or start anew in another --output_dir, from this run by --checkpoint_path')
+    for name in changed:
+        note = (' (not used: the run resumes)' if name == 'checkpoint_path' else
+                ' (moves the learning rate)' if name == 'max_steps' and now['schedule'] == 'poly' else '')
+        print(f'changed {name}: {before[name]} -> {now[name]}{note}')
     if before.get('classes'):
         known = classes.of_run(before, len(before['classes']), os.path.join(train_dir, 'checkpoint'))
         classes.check_same(class_set, record, known, f'the run in {train_dir}')
