@@ -12,7 +12,8 @@ import time
 from typing import NamedTuple
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow's import takes its seconds
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow's import takes its seconds
 
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
@@ -382,7 +383,7 @@ def train(args, placement=towers.HERE):
 
     Raises:
         UserError: a file is damaged or cannot be written, the loss is not finite, or another run has the folder.
-        utils.Stopped: Ctrl-C or SIGTERM; the step that was reached is saved.
+        utils.Stopped: Ctrl-C, SIGTERM, SIGHUP or a closed pipe; the step that was reached is saved.
     """
     with utils.StopSignals() as signals:
         start_from = args.checkpoint_path and find_checkpoint(args.checkpoint_path)

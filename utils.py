@@ -220,7 +220,7 @@ positive_float, non_negative_float = _number(float, 0, above=True), _number(floa
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended a program. Its message is one line.
+    """A signal ended a program, or the terminal or pipe that it printed to was closed. Its message is one line.
 
     Attributes:
         number: int, of the signal; the exit code is 128 more, as a shell has it.
@@ -231,8 +231,54 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; a shutdown; the terminal was closed
+CLOSED = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # what writing to a closed pipe or terminal gives
+
+
+def close_output(stream, error):
+    """Sends a closed stream's text nowhere; returns the signal that an OSError stands for, or raises it again."""
+    if error.errno not in CLOSED or error.filename is not None:
+        raise error
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    return CLOSED[error.errno]
+
+
+class _Output:
+    """A text stream that calls `note`, function of a signal and a frame, once it is closed, instead of failing."""
+
+    def __init__(self, stream, note):
+        self.stream, self.note = stream, note
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self.note(close_output(self.stream, error), None)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self.note(close_output(self.stream, error), None)
+
+
+@contextlib.contextmanager
+def without_stop_signals():
+    """Blocks STOP_SIGNALS in this thread. A process that is started meanwhile inherits that, and finishes its work."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopSignals:
-    """Makes Ctrl-C (SIGINT) and SIGTERM raise Stopped: at once, or at the next check.
+    """Makes STOP_SIGNALS raise Stopped: at once, or at the next check. So does a closed sys.stdout, as SIGPIPE.
 
         with StopSignals() as signals:
             ...  # a signal raises Stopped at once
@@ -242,16 +288,18 @@ class StopSignals:
     """
 
     def __init__(self):
-        self.received, self.held, self.before = None, False, {}
+        self.received, self.held, self.before, self.stdout = None, False, {}, sys.stdout
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's choice stays
                     self.before[number] = signal.signal(number, self._note)
+            sys.stdout = _Output(sys.stdout, self._note)
         return self
 
     def __exit__(self, *_):
+        sys.stdout = self.stdout
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -299,18 +347,25 @@ def run_program(main):
     """
     program = os.path.basename(sys.argv[0])
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         sys.exit(f'{program}: error: {error}')
     except OSError as error:
+        if error.filename is None and error.errno in CLOSED:  # as in `predict.py ... | head`
+            sys.exit(128 + close_output(sys.stdout, error))
         if error.filename is None:
             sys.exit(f'{program}: error: {error}')
         cure = f'; {CURES[error.errno]}' if error.errno in CURES else ''
         sys.exit(f'{program}: error: {error.filename}: {error.strerror}{cure}')
     except Stopped as stop:
-        for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not interrupt the end
+        for number in STOP_SIGNALS:  # a second one must not interrupt the end
             signal.signal(number, signal.SIG_IGN)
-        print(f'{program}: {stop}', file=sys.stderr)
+        try:
+            print(f'{program}: {stop}', file=sys.stderr, flush=True)
+        except OSError as closed:
+            close_output(sys.stderr, closed)
         sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         sys.exit(130)

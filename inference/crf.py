@@ -16,6 +16,7 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import cv2
@@ -134,6 +135,8 @@ def start_processes(num_workers):
     the GPU. A fresh process also runs the file of the main program, to find functions that are defined there. That
     file would import TensorFlow, and the functions that run here are not in it, so its name is hidden meanwhile.
     """
+    with utils.without_stop_signals():
+        resource_tracker.ensure_running()  # a process of the library, which SIGHUP to all processes would end
     main_program = sys.modules['__main__'].__dict__
     hidden = {'__file__': main_program.pop('__file__')} if '__file__' in main_program else {}
     try:

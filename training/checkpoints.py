@@ -1,7 +1,7 @@
 """A run's checkpoints: what training starts from, what it resumes from, and how a checkpoint is written.
 
-tf.train.Saver writes the files of model.ckpt-STEP in this order, each under a temporary name until it is complete:
-`.data-00000-of-00001`, `.index`, then `checkpoint`, which names the newest. Only then does it remove the oldest. So a
+The files of model.ckpt-STEP are written in this order, each under a temporary name until it is complete:
+`.data-00000-of-00001`, `.index`, then `checkpoint`, which names the newest. Only then is the oldest removed. So a
 program may be killed at any moment: what `checkpoint` names is complete. Damage by a crash of the machine, a disk or a
 copy shows in the checksum that a checkpoint has of each variable.
 """
@@ -172,8 +172,10 @@ class RunSaver:
 
     def __init__(self, session, train_dir, resume_from, check_finite):
         self.session, self.train_dir, self._check_finite = session, train_dir, check_finite
-        self.saver = make_saver(train_dir, resume_from)
+        self.saver = tf.train.Saver(max_to_keep=None)
         self.start = self.done = self.saved = checkpoint_step(resume_from) if resume_from else 0
+        if resume_from:
+            keep_newest(train_dir, self.start)
         self.recent = collections.deque(maxlen=2)  # (step, filenames) of the newest batches
 
     def add_step(self, step, filenames, loss):
@@ -207,27 +209,16 @@ class RunSaver:
                 'a new --output_dir')
 
 
-def make_saver(train_dir, resume_from):
-    """A tf.train.Saver that keeps the newest MAX_TO_KEEP checkpoints of a run, those from before a resume included.
+def keep_newest(train_dir, step):
+    """Has the file `checkpoint` name the newest MAX_TO_KEEP checkpoints of a run, and removes the others.
 
-    Checkpoints after the resumed step are damaged, or were not yet named when the run was killed: the Saver removes
-    these first.
-
-    Args:
-        train_dir: str.
-        resume_from: str or None, a checkpoint there.
+    Those after `step`, the newest good one, go first: they are damaged, or were not yet named when the run was killed.
     """
-    saver = tf.train.Saver(max_to_keep=MAX_TO_KEEP, save_relative_paths=True)  # the folder may be moved
-    if resume_from:
-        resumed = checkpoint_step(resume_from)
-        steps = sorted(list_steps(train_dir), key=lambda step: (step <= resumed, step))
-        paths = [os.path.join(os.path.abspath(train_dir), f'model.ckpt-{step}') for step in steps]
-        for path in paths[:-MAX_TO_KEEP]:
-            remove(path)
-        names = [os.path.basename(path) for path in paths[-MAX_TO_KEEP:]]
-        tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names)
-        saver.recover_last_checkpoints(paths[-MAX_TO_KEEP:])
-    return saver
+    steps = sorted(list_steps(train_dir), key=lambda each: (each <= step, each))
+    names = [f'model.ckpt-{each}' for each in steps]
+    tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names[-MAX_TO_KEEP:])
+    for name in names[:-MAX_TO_KEEP]:
+        remove(os.path.join(train_dir, name))
 
 
 def save(session, saver, folder, step, write_state=True):
@@ -238,14 +229,16 @@ def save(session, saver, folder, step, write_state=True):
         saver: tf.train.Saver.
         folder: str.
         step: int.
-        write_state: bool, whether the file `checkpoint` names it as the newest.
+        write_state: bool, see keep_newest.
 
     Raises:
         UserError: it cannot be written, because the disk is full, say; earlier checkpoints are intact.
     """
     path = os.path.join(folder, 'model.ckpt')
     try:
-        saver.save(session, path, step, write_meta_graph=False, write_state=write_state)
+        saver.save(session, path, step, write_meta_graph=False, write_state=False)
+        if write_state:
+            keep_newest(folder, step)
     except (tf.errors.OpError, ValueError) as error:
         for partial in {*glob.glob(glob.escape(f'{path}-{step}.') + '*'), *find_temporary(folder)}:
             os.remove(partial)

@@ -6,7 +6,6 @@ import collections
 import functools
 import os
 import shutil
-import signal
 import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -108,15 +107,11 @@ class ValidationLog:
 
     def submit(self, log, function, *args):
         """Has the process run function(*args), and calls `log` with the result later."""
-        # Ctrl-C, and the SIGTERM of a shutdown, reach all processes of a run. A process inherits the signals that are
-        # blocked when it starts: so this one ignores them and finishes its last job.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
-            self.pending.append((self.pool.submit(function, *args), log))
+            with utils.without_stop_signals():  # which may reach all processes of a run
+                self.pending.append((self.pool.submit(function, *args), log))
         except BrokenProcessPool:
             raise UserError(self.KILLED) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def log_finished(self, max_pending=MAX_PENDING):
         """Logs the finished jobs; waits while more than `max_pending` are unfinished.

@@ -9,7 +9,7 @@ from conftest import full_disk
 import train
 import vgg
 from datasets import classes
-from inference.weights import find_checkpoint, network_variables, read_shapes
+from inference.weights import checkpoint_step, find_checkpoint, network_variables, read_shapes
 from train import Network
 from training import checkpoints
 from utils import UserError
@@ -244,13 +244,13 @@ def test_a_damaged_checkpoint_is_the_first_to_go(tmp_path, capsys):
     write_steps(tmp_path, (2, 4, 6))
     truncate(tmp_path / f'model.ckpt-6.{DATA}')
     resume_from, _ = checkpoints.find_resume(str(tmp_path))
-    saver = checkpoints.make_saver(str(tmp_path), resume_from)
+    checkpoints.keep_newest(str(tmp_path), checkpoint_step(resume_from))
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'model.ckpt-4')
     capsys.readouterr()
     assert checkpoints.find_resume(str(tmp_path))[1] == 4 and not capsys.readouterr().out  # printed once
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
-        checkpoints.save(session, saver, str(tmp_path), 5)
+        checkpoints.save(session, tf.train.Saver(max_to_keep=None), str(tmp_path), 5)
     assert checkpoints.list_steps(str(tmp_path)) == [2, 4, 5]
     assert sorted(name for name in os.listdir(tmp_path) if name.endswith(DATA)) == [
         f'model.ckpt-{step}.{DATA}' for step in (2, 4, 5)]

@@ -67,7 +67,10 @@ def momentum_steps(normaliser, momentum, decay, rates):
 
 
 def adam_steps(normaliser, decay, rates):
-    """Loshchilov and Hutter's algorithm 2: the kernel decays beside Adam's step, which does not see it."""
+    """Loshchilov and Hutter's algorithm 2: the kernel decays beside Adam's step, which does not see it.
+
+    `decay` is the first step's; it falls as the rate does.
+    """
     values, first, second = [KERNEL.copy(), BIASES.copy()], [0.0, 0.0], [0.0, 0.0]
     for step, rate in enumerate(rates, start=1):
         for index, gradient in enumerate(gradients(*values, normaliser)):
@@ -76,7 +79,7 @@ def adam_steps(normaliser, decay, rates):
             # TensorFlow's epsilon is added before the second moment's bias is taken out.
             move = first[index] / (1 - 0.9 ** step) / (
                 np.sqrt(second[index] / (1 - 0.999 ** step)) + 1e-8 / np.sqrt(1 - 0.999 ** step))
-            values[index] = values[index] - rate * (move + (decay * values[index] if index == 0 else 0))
+            values[index] = values[index] - rate * move - (decay * rate / rates[0] * values[index] if index == 0 else 0)
         yield values[0].copy(), values[1].copy(), rate
 
 

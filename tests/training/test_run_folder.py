@@ -86,7 +86,7 @@ SETTINGS = {'model': 'fcn_8s', 'fc_channels': 8, 'upsampling': 'learned', 'skip_
 
 
 def check(train_dir, class_set=classes.VOC, **changed):
-    run_folder.check_same_network(str(train_dir), {**SETTINGS, **changed}, class_set, 'a.record')
+    run_folder.check_settings(str(train_dir), {**SETTINGS, **changed}, class_set, 'a.record')
 
 
 @pytest.mark.parametrize('name, value, shown', [
