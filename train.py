@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 if __name__ == '__main__':
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow's import takes its seconds
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow is imported
 
 import tensorflow.compat.v1 as tf
 import tf_slim as slim

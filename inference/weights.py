@@ -42,8 +42,8 @@ def find_checkpoint(path):
 def check_path(path):
     """Raises UserError for a path that TensorFlow would take for a pattern: it would not find its own checkpoints."""
     if re.search(r'[*?[\\]', path):
-        raise UserError(f'{path}: TensorFlow takes *, ?, [ and \\ in a path for a pattern; rename it, or change into that '
-                        'folder and give a path that starts there')
+        raise UserError(f'{path}: TensorFlow takes *, ?, [ and \\ in a path for a pattern; rename it, or change into '
+                        'that folder and give a path that starts there')
 
 
 def read_state(folder):
