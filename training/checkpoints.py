@@ -39,9 +39,8 @@ def set_starting_weights(session, resume_from, start_from, class_set):
     Args:
         session: of the training graph.
         resume_from: str or None, a checkpoint of this run.
-        start_from: str or None, a checkpoint of VGG16 or of another run. Of a run with the same classes the complete
-            network is taken, else VGG16.
-        class_set: classes.ClassSet.
+        start_from: str or None, a checkpoint of VGG16 or of another run. Of a run with the same classes, those of a
+            classes.ClassSet, the complete network is taken, else VGG16.
 
     Raises:
         UserError: a checkpoint is damaged or does not fit.
@@ -112,10 +111,7 @@ def find_resume(train_dir):
     """The checkpoint that a run resumes from, and its step; (None, 0) for a run that has none yet.
 
     It is the one that the file `checkpoint` names; if that is damaged, which is printed, the newest intact one before
-    it. The complete file is read to be sure.
-
-    Raises:
-        UserError: there are checkpoints, but none to resume from; starting anew would destroy the run.
+    it. If none is intact, that is a UserError, because starting anew would destroy the run.
     """
     state_file = os.path.join(train_dir, 'checkpoint')
     state, steps = read_state(train_dir), list_steps(train_dir)
@@ -222,17 +218,9 @@ def keep_newest(train_dir, step):
 
 
 def save(session, saver, folder, step, write_state=True):
-    """Writes FOLDER/model.ckpt-STEP with the saver's variables.
+    """Writes FOLDER/model.ckpt-STEP with the variables of a tf.train.Saver; with write_state, calls keep_newest.
 
-    Args:
-        session: with all variables set.
-        saver: tf.train.Saver.
-        folder: str.
-        step: int.
-        write_state: bool, see keep_newest.
-
-    Raises:
-        UserError: it cannot be written, because the disk is full, say; earlier checkpoints are intact.
+    Raises UserError if it cannot be written, because the disk is full, say; earlier checkpoints are intact.
     """
     path = os.path.join(folder, 'model.ckpt')
     try:

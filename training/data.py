@@ -17,16 +17,12 @@ class Data(NamedTuple):
 
 
 def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_images):
-    """Checks the records of a training.
+    """Checks the records of a training, and returns its Data.
 
     Args:
         dataset_train, dataset_val: str, paths of records.
-        classes_file: str or None, --classes.
-        class_weights: 'none' or 'median_frequency'.
+        classes_file, class_weights: str, the flags of these names.
         complete_images: bool, whether training images are not cropped.
-
-    Returns:
-        Data.
 
     Raises:
         UserError: a record is damaged, they are of other classes, or the counts for the class weights are missing.
@@ -35,17 +31,14 @@ def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_
     num_val_examples = count_examples(dataset_val, whole=True)
     class_set = classes.of_record(dataset_train, classes_file)
     classes.check_same(class_set, dataset_train, classes.of_record(dataset_val, classes_file), dataset_val)
-    weights = median_frequency_weights(count_pixels(dataset_train)) if class_weights == 'median_frequency' else None
+    weights = None
+    if class_weights == 'median_frequency':
+        counted = classes.read_side_file(dataset_train)
+        if counted is None:
+            raise UserError(f'{classes.side_file(dataset_train)}: missing, and --class_weights needs its counts; write '
+                            'the record again with convert_fcn_dataset.py')
+        weights = median_frequency_weights(counted['pixels'][:-1])
     return Data(class_set, num_examples, num_val_examples, weights)
-
-
-def count_pixels(record):
-    """The pixels of each class in a record, list of C ints; UserError if its side file is missing."""
-    counted = classes.read_side_file(record)
-    if counted is None:
-        raise UserError(f'{classes.side_file(record)}: missing, and --class_weights needs its counts; write the record '
-                        'again with convert_fcn_dataset.py')
-    return counted['pixels'][:-1]
 
 
 def median_frequency_weights(pixels):
@@ -54,11 +47,7 @@ def median_frequency_weights(pixels):
     Source: Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale
     Convolutional Architecture", ICCV 2015, with shares of all images instead of those that show the class.
 
-    Args:
-        pixels: list of C ints, the training pixels of each class.
-
-    Returns:
-        float32 [C]; 1 for a class that does not occur.
+    `pixels`: list of C ints, the training pixels of each class. Returns float32 [C]; 1 for a class that does not occur.
     """
     pixels = np.asarray(pixels, np.float64)
     occurs = pixels > 0

@@ -26,9 +26,8 @@ class TrainingLog:
     """Averages over the steps since its last line; writes the terminal's line, OUT/train/log.csv and TensorBoard.
 
     Args:
-        train_dir: str. writer: tf.summary.FileWriter.
+        train_dir: str. writer: tf.summary.FileWriter. max_steps, batch_size: int.
         start_step: int, the steps that were done before.
-        max_steps: int. batch_size: int.
     """
 
     COLUMNS = ('step', 'loss', 'loss_per_pixel', 'images_per_second', 'learning_rate')
@@ -80,10 +79,8 @@ class ValidationLog:
     So the terminal's line on a picture may come some steps after the step in the picture's name.
 
     Args:
-        output_dir: str, OUT.
-        class_set: classes.ClassSet. crf_parameters: crf.Parameters.
-        pool: ProcessPoolExecutor of one process.
-        writer: tf.summary.FileWriter.
+        output_dir: str, OUT. class_set: classes.ClassSet. crf_parameters: crf.Parameters.
+        pool: ProcessPoolExecutor of one process. writer: tf.summary.FileWriter.
     """
 
     MAX_PENDING = 2  # jobs, so that probabilities do not pile up in memory
@@ -114,11 +111,7 @@ class ValidationLog:
             raise UserError(self.KILLED) from None
 
     def log_finished(self, max_pending=MAX_PENDING):
-        """Logs the finished jobs; waits while more than `max_pending` are unfinished.
-
-        Raises:
-            OSError, UserError: a file cannot be written, or the process was killed.
-        """
+        """Logs the finished jobs; waits while more than `max_pending` are unfinished. Raises their errors."""
         while self.pending and (self.pending[0][0].done() or len(self.pending) > max_pending):
             job, log = self.pending.popleft()
             try:

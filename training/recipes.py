@@ -93,15 +93,7 @@ def add_flags(parser):
 
 
 def parse(parser, argv=None):
-    """Parses flags after add_flags.
-
-    Args:
-        parser: utils.ArgumentParser.
-        argv: list of str or None.
-
-    Returns:
-        argparse.Namespace: `recipe` is the Recipe, overridden by the flags of FLAGS that were given.
-    """
+    """Parses flags after add_flags: `recipe` of the namespace is the Recipe, overridden by the flags that are given."""
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS)))  # a flag that is not given stays None
     flags = {flag: vars(args).pop(flag) for flag in FLAGS}
     args.recipe = RECIPES[args.recipe]._replace(**{flag: value for flag, value in flags.items() if value is not None})
@@ -142,7 +134,7 @@ class Update(NamedTuple):
 
 
 def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
-    """The optimiser of a recipe, in the default graph.
+    """The Update of a recipe's optimiser, in the default graph.
 
     Args:
         recipe: Recipe.
@@ -150,9 +142,6 @@ def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
         global_step: int64 variable, which the update increments, unless the step is left out.
         max_steps: int, where the schedule ends.
         mixed_precision: bool, scale the loss so that float16 gradients do not underflow.
-
-    Returns:
-        Update.
     """
     schedule = tf.constant(1.0) if recipe.schedule == 'constant' else tf.train.polynomial_decay(
         1.0, global_step, max_steps, 0.0, POLY_POWER)

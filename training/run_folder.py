@@ -39,11 +39,7 @@ def make(output_dir):
 
 @contextlib.contextmanager
 def lock(train_dir):
-    """Keeps a second run out of the folder. The lock ends with the program, however that ends.
-
-    Raises:
-        UserError: another run has it.
-    """
+    """Keeps a second run out of the folder: UserError. The lock ends with the program, however that ends."""
     try:
         with filelock.FileLock(os.path.join(train_dir, 'lock'), timeout=0):
             yield
@@ -67,14 +63,9 @@ def remove_leftovers(output_dir):
 
 
 def save_settings(train_dir, settings, class_set, start_from, resumed):
-    """Writes a run's settings, its classes, and where VGG16 came from as OUT/train/settings.json.
+    """Writes a run's settings, dict of name to JSON value, its classes.ClassSet, and where VGG16 came from.
 
-    Args:
-        train_dir: str.
-        settings: dict, name to JSON value.
-        class_set: classes.ClassSet.
-        start_from: str or None, the checkpoint that training started from.
-        resumed: bool; a run that resumes keeps the `vgg_weights_from` of its start.
+    That is the checkpoint `start_from`, or None; a `resumed` run keeps what OUT/train/settings.json has of its start.
     """
     origin = start_from or 'random start'
     if resumed:
@@ -84,14 +75,9 @@ def save_settings(train_dir, settings, class_set, start_from, resumed):
 
 
 def check_settings(train_dir, settings, class_set, record):
-    """Prints the settings that are others than those of the run to resume.
+    """Prints which settings are others than those of the run to resume; for the arguments see save_settings.
 
-    Args:
-        train_dir: str. settings: dict, as of save_settings.
-        class_set: classes.ClassSet, of `record`, a path.
-
-    Raises:
-        UserError: its network, optimizer, loss or classes are others.
+    Raises UserError if its network, optimizer or loss is another, or if its classes are not those of `record`, a path.
     """
     before, now = read_settings(train_dir), json.loads(json.dumps(settings))
     changed = [name for name in now if name in before and before[name] != now[name]
@@ -113,11 +99,7 @@ def check_settings(train_dir, settings, class_set, record):
 
 
 def append_row(path, columns, values):
-    """Adds one row to a table, which gets its header if it is new; if the disk is full, leaves it unchanged.
-
-    Raises:
-        OSError: the row cannot be written.
-    """
+    """Adds one row to a table, which gets its header if it is new; with an OSError, leaves it unchanged."""
     row = io.StringIO()
     size = os.path.getsize(path) if os.path.exists(path) else 0
     csv.writer(row).writerows([values] if size else [columns, values])
@@ -131,18 +113,13 @@ def append_row(path, columns, values):
 
 
 def keep_rows_up_to(path, columns, step):
-    """Cuts a table, if there is one, back to the step from which a run resumes.
-
-    Returns:
-        list of the rows that stay, dict of column to str.
-    """
+    """Cuts a table, if there is one, back to the step from which a run resumes; returns the rows, see read_rows."""
     rows = read_rows(path, columns, step)
-    if not os.path.exists(path):
-        return rows
-    with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
+    if os.path.exists(path):
+        with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
     return rows
 
 
@@ -162,12 +139,9 @@ def read_rows(path, columns, step):
 
 @contextlib.contextmanager
 def open_events(train_dir, graph, start_step):
-    """A tf.summary.FileWriter of a run, closed at the end.
+    """A tf.summary.FileWriter of a run, closed at the end; UserError if it cannot be written.
 
     A run that resumes after `start_step` > 0 has TensorBoard drop what earlier files have from later steps.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     with quiet_event_thread():
         writer = tf.summary.FileWriter(train_dir, graph)
@@ -209,11 +183,7 @@ def naming_events(writer):
 
 
 def add_events(writer, summary, step):
-    """Writes a tf.Summary, or a serialised one, of a step.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Writes a tf.Summary, or a serialised one, of a step; UserError if it cannot be written."""
     with naming_events(writer):
         writer.add_summary(summary, step)
         writer.flush()
