@@ -129,12 +129,15 @@ def test_a_finer_model_starts_as_the_coarser_one_has_ended(small_runs, tmp_path,
     assert f'scores of {skips} start at zero' in capsys.readouterr().out
 
 
-def test_scales_of_a_coarser_run_come_with_it(small_runs, tmp_path):
+def test_kernels_of_a_run_make_up_for_other_scales(small_runs, tmp_path):
+    """Scores stay: the kernel of pool4 learned with 0.01 is a hundredth with 1."""
     path = str(tmp_path / 'model.ckpt-7')
-    ended, _ = write_checkpoint(Network('fcn_16s', fc_channels=8, skip_scales=(0.01, 1)), path)
-    started, variables = run_network(Network('fcn_8s', fc_channels=8, skip_scales=(1, 0.5)), start_from(path))
-    np.testing.assert_allclose(started, ended, rtol=0, atol=1e-5)
-    assert [variables[f'vgg_16/fc8/scale_{pool}'] for pool in ('pool4', 'pool3')] == [np.float32(0.01), 0.5]
+    ended, before = write_checkpoint(Network('fcn_16s', fc_channels=8, skip_scales=(0.01, 1)), path)
+    started, after = run_network(Network('fcn_8s', fc_channels=8, skip_scales=(1, 0.5)), start_from(path))
+    np.testing.assert_allclose(started, ended, rtol=0, atol=1e-4)
+    assert [after[f'vgg_16/fc8/scale_{pool}'] for pool in ('pool4', 'pool3')] == [1, 0.5]
+    kernel = 'vgg_16/fc8/conv_pool4/weights'
+    np.testing.assert_allclose(after[kernel], before[kernel] / 100, rtol=1e-6)
 
 
 def test_other_classes_start_anew_on_the_trunk_of_a_run(small_runs, trained_small, capsys):

@@ -31,9 +31,9 @@ def test_a_line_is_the_mean_since_the_line_before(writer, tmp_path, capsys):
     training = log.TrainingLog(str(tmp_path / 'train'), writer, start_step=4, max_steps=10, batch_size=3)
     training.write(4)  # nothing happened: no line
     for loss, seconds in ((1.0, 0.5), (4.0, 1.5)):
-        training.add(loss, loss / 10, 1e-4, seconds)
+        training.add(loss, loss / 10, 1e-4, 0, seconds)
     training.write(6)
-    training.add(2.0, 0.2, 5e-5, 0.25)
+    training.add(2.0, 0.2, 5e-5, 0, 0.25)
     training.write(7)
     assert [list(row.values()) for row in read_log(tmp_path)] == [
         ['6', '2.5', '0.25', '3', '0.0001'], ['7', '2', '0.2', '12', '5e-05']]
