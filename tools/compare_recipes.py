@@ -76,7 +76,6 @@ STUDIES = {
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Compares recipes and models on one data set, and writes a table with curves.')
     parser.add_argument('--study', choices=STUDIES, default='camvid', help='what is compared; see STUDIES in the file')
     parser.add_argument('--data_dir', required=True, help="the data set, a folder in VOC's layout")
@@ -97,8 +96,6 @@ def main(argv=None):
     write_page(lab, rows, best, os.path.join(args.results_dir, args.study))
     print(f'table and curves in {args.results_dir}')
 
-
-# ------------------------------------------------------------------------------------------- programs
 
 
 def split_films(ids):
@@ -212,8 +209,6 @@ def compare(lab):
         refined.append(lab.refine(best, 'searched CRF'))
     return [*rows, *refined], best.name
 
-
-# ------------------------------------------------------------------------------------------- the page
 
 
 def write_page(lab, rows, best, stem):

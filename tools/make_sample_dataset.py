@@ -383,7 +383,6 @@ def label_instances(instances, classes):
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = ArgumentParser('Draws a small data set in the folder layout of PASCAL VOC.')
     parser.add_argument('--output_dir', required=True, help='folder to write; files of the same names are replaced')
     parser.add_argument('--num_train', type=positive_int, default=160, help='pictures to train on')

@@ -20,7 +20,6 @@ from report import page
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Trains on the first few images of a record until they are known by heart.')
     parser.add_argument('--dataset', default='data/fcn_train.record', help='record whose first images are used')
     parser.add_argument('--checkpoint_path', help='slim checkpoint of VGG16 to start from')
@@ -47,13 +46,10 @@ def main(argv=None):
         for example in itertools.islice(tf.io.tf_record_iterator(args.dataset), args.num_images):
             writer.write(example)
 
-    flags = {'dataset_train': record, 'dataset_val': record, 'output_dir': args.output_dir,
-             'fc_channels': args.fc_channels, 'crop_size': args.crop_size, 'batch_size': args.num_images,
-             'learning_rate': args.learning_rate, 'max_steps': args.max_steps, 'save_steps': args.eval_steps,
-             'val_steps': args.eval_steps, 'eval_steps': args.eval_steps}
-    if args.checkpoint_path:
-        flags['checkpoint_path'] = args.checkpoint_path
-    train.main([f'--{name}={value}' for name, value in flags.items()])
+    own = {name: value for name, value in vars(args).items() if name not in ('dataset', 'num_images')}
+    flags = {**own, 'dataset_train': record, 'dataset_val': record, 'batch_size': args.num_images,
+             'save_steps': args.eval_steps, 'val_steps': args.eval_steps}
+    train.main([f'--{name}={value}' for name, value in flags.items() if value is not None])
     score = page.read_table(os.path.join(train_dir, 'eval.csv'))[-1]['mean_iou']
     print(f'mean IoU {score:.4f} on the {args.num_images} images trained on; curves in {args.output_dir}/index.html')
 

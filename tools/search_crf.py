@@ -15,8 +15,6 @@ import csv
 import math
 import os
 import sys
-import tempfile
-import time
 from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -41,22 +39,20 @@ STEP = 0.4  # standard deviation of a change near the best, of a parameter's nat
 
 
 class Trial(NamedTuple):
-    """Scores of one setting: where it came from, the mean IoU over all images, and the time that took."""
+    """A setting, where it came from, and the mean IoU over all images."""
     kind: str
     parameters: crf.Parameters
     mean_iou: float
-    seconds: float
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser("Searches for the dense CRF's parameters that suit a network and its images best.")
     weights.add_flags(parser)
     parser.add_argument('--dataset', required=True, metavar='RECORD',
                         help='record to search on: images that were held out from training and are not scored')
     averaging.add_flags(parser)
-    parser.add_argument('--num_images', type=utils.positive_int,
-                        help='number of images, spread over the record; by default all')
+    parser.add_argument('--num_images', type=utils.positive_int, default=100,
+                        help='most images to search on, spread over the record; their predictions are kept in memory')
     parser.add_argument('--trials', type=utils.positive_int, default=60, help='settings to try')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0, help='of the settings that are drawn')
     parser.add_argument('--num_workers', type=utils.positive_int, default=os.cpu_count() or 1,
@@ -75,26 +71,22 @@ def main(argv=None):
     names = read_names(args.dataset)
     check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
-    os.makedirs(output_dir, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='partial-', dir=output_dir) as folder:
-        paths = {number: os.path.join(folder, f'{number}.npz') for number in spread(args.num_images, len(names))}
-        predict_maps(checkpoint, args.dataset, number_of_classes, paths, args.scales, args.flip)
-        without_crf = score_without_crf(paths.values(), number_of_classes)
-        if math.isnan(without_crf):
-            raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
-        trials = search(list(paths.values()), number_of_classes, args.trials, args.seed, args.num_workers)
+    maps = predict_maps(checkpoint, args.dataset, number_of_classes, spread(args.num_images, len(names)), args.scales,
+                        args.flip)
+    without_crf = score_without_crf(maps, number_of_classes)
+    if math.isnan(without_crf):
+        raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
+    trials = search(maps, number_of_classes, args.trials, args.seed, args.num_workers)
     if len(trials) < args.trials:
         print(f'stopped after {len(trials)} of {args.trials} trials; results so far:')
     print_results(trials, without_crf)
     write_results(output_dir, trials, without_crf, {
-        'dataset': args.dataset, 'images': len(paths), 'checkpoint': checkpoint,
+        'dataset': args.dataset, 'images': len(maps), 'checkpoint': checkpoint,
         'step': weights.checkpoint_step(checkpoint), 'sha256': weights.hash_checkpoint(checkpoint),
         'scales': list(args.scales), 'flip': args.flip, 'seed': args.seed})
     print(f'{output_dir}/crf.json for --crf_params; trials.csv beside it')
     return None if len(trials) == args.trials else 130
 
-
-# ------------------------------------------------------------------------------------------- the images
 
 
 def read_names(record):
@@ -134,71 +126,59 @@ def check_images(record, names, settings):
 
 
 def spread(number, total):
-    """`number` ints spread evenly over range(total); all of them if `number` is larger, or None."""
-    number = min(number or total, total)
+    """`number` ints spread evenly over range(total); all of them if `number` is larger."""
+    number = min(number, total)
     return [index * total // number for index in range(number)]
 
 
-def predict_maps(checkpoint, record, number_of_classes, paths, scales, flip):
-    """Predicts images of a record, and saves each to its file, see save_map.
-
-    `paths` is a dict of the images' numbers in the record to files; scales, flip: see averaging.average_probabilities.
-    """
+def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
+    """Predicts the images of a record that have these numbers; returns a list of make_map's dicts."""
+    maps = []
     with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
-        reader = batches.build_reader(record, max(paths) + 1, number_of_classes)
+        reader = batches.build_reader(record, numbers[-1] + 1, number_of_classes)
         session.run(reader.initializer)
-        for number in tqdm.trange(max(paths) + 1, desc='predicting', unit='image'):
+        for number in tqdm.trange(numbers[-1] + 1, desc='predicting', unit='image'):
             example = batches.run_input(session, reader.next_example, record)
-            if number in paths:
+            if number in numbers:
                 probabilities = predictor.predict_example(session, network, example, record, scales, flip)
-                save_map(paths[number], example['image'], example['label'], probabilities)
+                maps.append(make_map(example['image'], example['label'], probabilities))
+    return maps
 
 
-def save_map(path, image, label, probabilities):
-    """Saves what the CRF needs of an image: as float16, and only the CRF's labels.
+def make_map(image, label, probabilities):
+    """What the CRF needs of an image, in little memory: float16 `probabilities` of its `labels`, and `plain` classes.
 
     Args:
         image: uint8 RGB [H, W, 3]. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
     """
     labels = crf.find_labels(probabilities)
-    np.savez(path, image=image, label=label, labels=labels, plain=probabilities.argmax(axis=-1).astype(np.uint8),
-             probabilities=probabilities[:, :, labels].astype(np.float16))
+    return {'image': image, 'label': label, 'plain': probabilities.argmax(axis=-1).astype(np.uint8), 'labels': labels,
+            'probabilities': probabilities[:, :, labels].astype(np.float16)}
 
 
-def load_map(path):
-    """Reads a file of save_map: dict of 'image', 'label'; 'plain', the most probable classes; 'labels', uint8 [K]; and
-    their 'probabilities', float32 [H, W, K]."""
-    with np.load(path, allow_pickle=False) as file:
-        return {**file, 'probabilities': file['probabilities'].astype(np.float32)}
-
-
-def score_without_crf(paths, number_of_classes):
-    """Mean IoU of the most probable classes in some files of save_map, float; nan if all pixels are void."""
-    maps = map(load_map, paths)
+def score_without_crf(maps, number_of_classes):
+    """Mean IoU of the most probable classes in make_map's dicts, float; nan if all pixels are void."""
     return mean_iou(sum(confusion_matrix(found['label'], found['plain'], number_of_classes) for found in maps))
 
 
-# ------------------------------------------------------------------------------------------- the search
-
-
-def search(paths, number_of_classes, number, seed, num_workers):
-    """Scores settings one after the other, several images at a time, in `num_workers` processes.
+def search(maps, number_of_classes, number, seed, num_workers):
+    """Scores settings on make_map's dicts, one after the other, in `num_workers` processes.
 
     Returns a list of `number` Trials, which depend on the seed only; fewer, but at least one, after Ctrl-C.
     """
     random, trials = np.random.RandomState(seed), []
     try:
         with crf.start_processes(num_workers) as pool, tqdm.tqdm(
-                total=number * len(paths), desc='searching', unit='image', smoothing=0.05) as progress:
+                total=number * len(maps), desc='searching', unit='image', smoothing=0.05) as progress:
             while len(trials) < number:
                 kind, parameters = propose(trials, number, random)
-                started, confusion = time.perf_counter(), 0
-                maps = ((found, found['probabilities']) for found in map(load_map, paths))
-                for found, refined in crf.refine_in(pool, maps, 2 * num_workers, parameters):
+                confusion = 0
+                pairs = ((found, found['probabilities'].astype(np.float32)) for found in maps)
+                for found, refined in crf.refine_in(pool, pairs, 2 * num_workers, parameters):
                     confusion += confusion_matrix(found['label'], found['labels'][refined['crf']], number_of_classes)
                     progress.update()
-                trials.append(Trial(kind, parameters, mean_iou(confusion), time.perf_counter() - started))
+                trials.append(Trial(kind, parameters, mean_iou(confusion)))
                 progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')
     except KeyboardInterrupt:
         if not trials:
@@ -233,15 +213,14 @@ def find_best(trials):
     return max(trials, key=lambda trial: trial.mean_iou)
 
 
-# ------------------------------------------------------------------------------------------- results
-
 
 def write_results(folder, trials, without_crf, facts):
     """Writes FOLDER/trials.csv and, with `facts`, a dict of how it was found, crf.json, which --crf_params takes."""
+    os.makedirs(folder, exist_ok=True)
     with utils.whole_file(os.path.join(folder, 'trials.csv')) as partial, open(partial, 'w', newline='') as file:
         table = csv.writer(file)
-        table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou', 'seconds'])
-        table.writerows([number, trial.kind, *trial.parameters, f'{trial.mean_iou:.6f}', f'{trial.seconds:.2f}']
+        table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou'])
+        table.writerows([number, trial.kind, *trial.parameters, f'{trial.mean_iou:.6f}']
                         for number, trial in enumerate(trials, start=1))
     scores = {'without_crf': without_crf, **{trial.kind: trial.mean_iou for trial in trials[:2]},
               'best': find_best(trials).mean_iou}

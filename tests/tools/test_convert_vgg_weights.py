@@ -149,8 +149,7 @@ def test_all_formats_give_the_same_output(narrow, tmp_path, capsys):
 
 
 def test_full_width_has_the_published_names_and_shapes():
-    variables = convert_vgg_weights.build_variables()
-    assert {name: variable.shape.as_list() for name, variable in variables.items()} == SLIM_SHAPES
+    assert convert_vgg_weights.vgg_shapes() == SLIM_SHAPES
     weights = {name: np.broadcast_to(np.float32(0), shape) for name, shape in SLIM_SHAPES.items()}
     assert convert_vgg_weights.describe(weights) == '13 convolution layers, fc6, fc7, fc8; 138,357,544 parameters'
 
