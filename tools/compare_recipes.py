@@ -97,7 +97,6 @@ def main(argv=None):
     print(f'table and curves in {args.results_dir}')
 
 
-
 def split_films(ids):
     """Splits a training list, list of str, into the ids to train on and the held-out ids.
 
@@ -208,7 +207,6 @@ def compare(lab):
     elif best is not rows[0]:
         refined.append(lab.refine(best, 'searched CRF'))
     return [*rows, *refined], best.name
-
 
 
 def write_page(lab, rows, best, stem):

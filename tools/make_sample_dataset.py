@@ -68,7 +68,6 @@ class Thing(NamedTuple):
     parts: list
 
 
-# ------------------------------------------------------------------------------------------- textures
 # A texture is a function of u, v (float32 [H, W], positions in units), a random generator, and arguments in units and
 # degrees. It returns the share of the paint's second colour, [H, W], float32 in 0..1 or bool.
 
@@ -127,7 +126,6 @@ TEXTURES = {
         (v - top) / (bottom - top) + mottle * ripples(u, v, rng, 40, 15), 0, 1),
 }
 
-# ------------------------------------------------------------------------------------------- outlines
 # An outline is a function of what sample_drawings.json has, where a part is [kind of outline, outline, paint, width of
 # the stroke]; it returns points, float64 [N, 2] in units.
 
@@ -182,8 +180,6 @@ def read_drawings():
 
 
 OBJECTS, SCENES = read_drawings()
-
-# ------------------------------------------------------------------------------------------- drawing
 
 
 class Pose:
@@ -271,9 +267,6 @@ def cast_shadow(canvas, thing, pose):
     flat = np.array([[1, -0.35, 0.35 * foot], [0, 0.22, 0.78 * foot]])
     shadow = cv2.warpAffine(silhouette.astype(np.float32), flat, size[::-1])
     canvas *= 1 - 0.45 * cv2.GaussianBlur(shadow, (0, 0), 2 * SUPERSAMPLING)[:, :, np.newaxis]
-
-
-# ------------------------------------------------------------------------------------------- one picture
 
 
 def draw_classes(seed, split, index):
@@ -377,9 +370,6 @@ def label_instances(instances, classes):
     edge = cv2.morphologyEx(instances, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     labels[edge] = IGNORE_LABEL
     return labels
-
-
-# ------------------------------------------------------------------------------------------- the program
 
 
 def parse_args(argv=None):

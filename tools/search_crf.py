@@ -88,7 +88,6 @@ def main(argv=None):
     return None if len(trials) == args.trials else 130
 
 
-
 def read_names(record):
     """The image/filename of each example of a record, list of str; UserError if it is damaged."""
     records.count_examples(record, whole=True)
@@ -211,7 +210,6 @@ def clip(parameters):
 def find_best(trials):
     """The Trial with the highest mean IoU; of equals, the first."""
     return max(trials, key=lambda trial: trial.mean_iou)
-
 
 
 def write_results(folder, trials, without_crf, facts):
