@@ -48,6 +48,8 @@ def check_path(path):
 
 def read_state(folder):
     """The file `checkpoint` of a folder, a CheckpointState; None if it is missing or damaged."""
+    if not os.path.exists(os.path.join(folder, 'checkpoint')):
+        return None  # TensorFlow raises errors inside for it, over which a signal may be lost
     try:
         return tf.train.get_checkpoint_state(folder)
     except ValueError:

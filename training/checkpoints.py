@@ -91,16 +91,15 @@ def restore_fcn(session, checkpoint):
     A skip that the run's model lacks keeps its start: zero. The others get the skip_scales of this run: their kernels
     are scaled the other way, so that they score as before.
     """
-    known, variables = read_shapes(checkpoint), network_variables()
-    new = [v for v in variables if v.op.name not in known and '_pool' in v.op.name]
-    named = {v.op.name: v for v in variables if v not in new}
-    scales = {name: session.run(v) for name, v in named.items() if '/scale_pool' in name}
-    restore(session, checkpoint, list(named.values()))
+    known, variables = read_shapes(checkpoint), {v.op.name: v for v in network_variables()}
+    new = [name for name in variables if name not in known and '_pool' in name]
+    scales = {name: session.run(v) for name, v in variables.items() if '/scale_pool' in name and name not in new}
+    restore(session, checkpoint, [v for name, v in variables.items() if name not in new])
     for name, scale in scales.items():
-        kernel = named[name.replace('scale_', 'conv_') + '/weights']
-        kernel.load(session.run(kernel * (named[name] / scale)), session)
-        named[name].load(scale, session)
-    skips = [pool for pool in ('pool4', 'pool3') if any(pool in v.op.name for v in new)]
+        kernel = variables[name.replace('scale_', 'conv_') + '/weights']
+        kernel.load(session.run(kernel * (variables[name] / scale)), session)
+        variables[name].load(scale, session)
+    skips = [pool for pool in ('pool4', 'pool3') if any(pool in name for name in new)]
     print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
 
 
@@ -157,8 +156,7 @@ class RunSaver:
     """Writes a run's checkpoints, and keeps what is not finite out of them.
 
     Args:
-        session: with all variables set.
-        train_dir: str.
+        session: with all variables set. train_dir: str.
         resume_from: str or None, the checkpoint there from which the run resumes.
         check_finite: op that fails if a variable is not finite.
 
@@ -214,7 +212,9 @@ def keep_newest(train_dir, step):
     names = [f'model.ckpt-{each}' for each in steps]
     tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names[-MAX_TO_KEEP:])
     for name in names[:-MAX_TO_KEEP]:
-        remove(os.path.join(train_dir, name))
+        files = glob.glob(glob.escape(os.path.join(train_dir, name)) + '.*')
+        for path in sorted(files, reverse=True):  # the index first: without it, it is no checkpoint
+            os.remove(path)
 
 
 def save(session, saver, folder, step, write_state=True):
@@ -232,12 +232,6 @@ def save(session, saver, folder, step, write_state=True):
             os.remove(partial)
         raise UserError(f'{path}-{step}: cannot be written ({find_reason(error)}); '
                         'free some space and start again: training resumes at the checkpoint before') from None
-
-
-def remove(checkpoint):
-    """Removes a checkpoint's files, the index first: without it, it is no checkpoint."""
-    for path in glob.glob(glob.escape(checkpoint) + '.index') + glob.glob(glob.escape(checkpoint) + '.data-*'):
-        os.remove(path)
 
 
 def find_temporary(folder):

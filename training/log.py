@@ -3,6 +3,7 @@
 train.py decides when.
 """
 import collections
+import datetime
 import functools
 import os
 import shutil
@@ -58,19 +59,13 @@ class TrainingLog:
                   'images_per_second': len(self.losses) * self.batch_size / self.seconds,
                   'learning_rate': self.learning_rate}
         seconds_per_step = (time.perf_counter() - self.started) / (step - self.start_step)
+        left = datetime.timedelta(seconds=round(seconds_per_step * (self.max_steps - step)))
         print('step {:5d}/{}  loss {loss:8.2f}  per pixel {loss_per_pixel:.4f}  {images_per_second:.2f} images/s  '
-              '{} left'.format(step, self.max_steps, format_seconds(seconds_per_step * (self.max_steps - step)),
-                               **values)
+              '{} left'.format(step, self.max_steps, left, **values)
               + f'  {self.left_out} of {len(self.losses)} steps left out (float16)' * bool(self.left_out), flush=True)
         run_folder.append_row(self.path, self.COLUMNS, [step, *(f'{value:.6g}' for value in values.values())])
         run_folder.add_scalars(self.writer, values, step)
         self.clear()
-
-
-def format_seconds(seconds):
-    """3725.4 -> '1:02:05'."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
 
 
 class ValidationLog:
@@ -99,7 +94,6 @@ class ValidationLog:
                     example['image'], example['label'], probabilities, self.class_set, self.crf_parameters)
 
     def rebuild_page(self):
-        """Builds the results page anew."""
         self.submit(lambda _: None, page.write_page, self.output_dir)
 
     def submit(self, log, function, *args):

@@ -14,11 +14,6 @@ from training import log, run_folder
 from utils import UserError
 
 
-@pytest.mark.parametrize('seconds, text', [(0.4, '0:00:00'), (59.6, '0:01:00'), (3725.4, '1:02:05')])
-def test_format_seconds(seconds, text):
-    assert log.format_seconds(seconds) == text
-
-
 @pytest.fixture
 def writer(tmp_path):
     run_folder.make(str(tmp_path))
