@@ -13,6 +13,10 @@ import sys
 import warnings
 from typing import NamedTuple
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import numpy as np
 from tqdm import tqdm
 

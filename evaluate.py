@@ -10,6 +10,10 @@ import sys
 from importlib.metadata import distributions
 from typing import NamedTuple
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -19,7 +23,8 @@ import utils
 from datasets import batches, records
 from datasets.classes import ClassSet
 from inference import averaging, crf, weights
-from inference.predictor import load_predictor, predict_record, session_config
+from inference.devices import describe, explain_failures, session_config
+from inference.predictor import load_predictor, predict_record
 from inference.scores import BOUNDARY_WIDTH, FIGURES, Score, accuracy_per_class, iou_per_class
 from report import page
 from report.evaluation import Sample, write_pictures
@@ -44,9 +49,12 @@ def parse_args(argv=None):
     return args
 
 
+@explain_failures()
 def main(argv=None):
     args = parse_args(argv)
     utils.quiet_tensorflow()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # figures of full float32
+    print(describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'evaluation')
     os.makedirs(output_dir, exist_ok=True)
@@ -100,6 +108,7 @@ def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_fil
     """
     num_examples = records.count_examples(record, whole=True)
     class_set = weights.find_common_classes(checkpoint, record, classes_file)
+    print(weights.describe(checkpoint, class_set, classes_file), flush=True)
     number_of_classes = len(class_set.names)
     scores = {name: Score(number_of_classes) for name in (['plain', 'crf'] if crf_parameters else ['plain'])}
     found = Evaluation(class_set, [], scores, {'worst': [], 'best': []})

@@ -10,6 +10,10 @@ of these classes, with a legend.
 import os
 import sys
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -19,9 +23,10 @@ import train
 import utils
 from datasets.photos import find_photos, read_photo
 from inference import averaging, crf, weights
+from inference.devices import describe, explain_failures, is_out_of_memory, session_config
 from inference.export import export
 from inference.legend import draw_overlay
-from inference.predictor import load_predictor, predict_image, session_config
+from inference.predictor import load_predictor, predict_image
 from utils import UserError
 
 
@@ -45,12 +50,15 @@ def parse_args(argv=None):
     return args
 
 
+@explain_failures('lower --max_side, or ')
 def main(argv=None):
     """Returns the exit code: 1 if a photo was skipped."""
     args = parse_args(argv)
     utils.quiet_tensorflow()
+    print(describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     class_set = weights.find_classes(checkpoint, args.classes)
+    print(weights.describe(checkpoint, class_set, args.classes), flush=True)
     photos, problems = find_photos(args.images, args.output_dir) if args.images else ([], [])
     for problem in problems:
         print(f'skipped: {problem}', file=sys.stderr)
@@ -83,7 +91,9 @@ def predict_all(session, predictor, photos, class_set, args):
                            args.scales, args.flip)
         except UserError as error:
             problems.append(str(error))
-        except (MemoryError, tf.errors.ResourceExhaustedError):
+        except (MemoryError, tf.errors.OpError) as error:
+            if not is_out_of_memory(error):
+                raise
             problems.append(f'{photo.path}: out of memory; lower --max_side' + (
                 ' or --scales' if max(args.scales) > 1 else ''))
         else:

@@ -7,13 +7,12 @@ Source: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Seg
 import argparse
 import functools
 import os
-import signal
 import time
 from typing import NamedTuple
 
 if __name__ == '__main__':
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while TensorFlow is imported
+    import utils
+    utils.import_tensorflow()
 
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
@@ -24,9 +23,10 @@ from datasets import classes
 from datasets.batches import Reader, Sampling, build_reader, run_input, training_batches
 from datasets.classes import IGNORE_LABEL
 from inference import crf
+from inference.devices import explain_failures
 from inference.predictor import Predictor, build_predictor, predict_example, score_record
 from inference.scores import confusion_matrix
-from inference.weights import find_checkpoint, read_shapes
+from inference.weights import read_shapes
 from report.page import write_page
 from training import checkpoints, cluster, recipes, run_folder, towers
 from training.data import read_data
@@ -386,9 +386,10 @@ def train(args, placement=towers.HERE):
         utils.Stopped: Ctrl-C, SIGTERM, SIGHUP or a closed pipe; the step that was reached is saved.
     """
     with utils.StopSignals() as signals:
-        start_from = args.checkpoint_path and find_checkpoint(args.checkpoint_path)
+        start_from = checkpoints.find_start(args.checkpoint_path, args.output_dir, args.fc_channels)
         data = read_data(args.dataset_train, args.dataset_val, args.classes, args.class_weights,
                          complete_images=args.recipe.crop_size == 0)
+        print(classes.describe(data.class_set, classes.side_file(args.dataset_train), args.classes), flush=True)
         crf_parameters = crf.read_parameters(args.crf_params)
         train_dir = run_folder.make(args.output_dir)
         with run_folder.lock(train_dir):
@@ -447,7 +448,7 @@ def parse_args(argv=None):
                                   '--output_dir continues where the first one ended.')
     add, steps, maybe_steps = parser.add_argument, utils.positive_int, utils.non_negative_int
     add('--checkpoint_path', help='what to start from: a slim checkpoint of VGG16, or a run of a coarser or the same '
-                                  '--model; without it, a random start')
+                                  '--model; by default vgg_16.ckpt, if this folder has it; none: a random start')
     add('--output_dir', default='results',
         help='run folder: checkpoints in train/, pictures in eval/, best weights in best/')
     add('--dataset_train', default='data/fcn_train.record', help='record to train on')
@@ -471,9 +472,10 @@ def parse_args(argv=None):
     add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
     add('--deterministic', action='store_true',
         help='only arithmetic that gives the same result each time: on one machine, the same command gives the same '
-             'weights bit for bit, interrupted or not')
-    add('--num_gpus', type=utils.positive_int, help='GPUs that share the work of each step, by default all that are '
-                                                    'visible; without a GPU, parts of the CPU')
+             'weights bit for bit, interrupted or not; tested on CPUs only. On a GPU, without TF32')
+    add('--num_gpus', type=utils.positive_int, default=1,
+        help='GPUs that share the work of each step, the first of those that are visible; without a GPU, parts of the '
+             'CPU')
     add('--seed', type=utils.non_negative_int, default=0, help='of order, crops, dropout and random starts')
     add('--crf_params', metavar='FILE',
         help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")
@@ -481,16 +483,14 @@ def parse_args(argv=None):
     return recipes.parse(parser, argv)
 
 
+@explain_failures('lower --batch_size or --crop_size, or ')
 def main(argv=None):
     args = parse_args(argv)
     utils.quiet_tensorflow()
-    prepare_process(args.deterministic, args.xla, args.mixed_precision)
+    prepare_process(args.num_gpus, args.deterministic, args.xla, args.mixed_precision)
     config = session_config(args.num_gpus, args.xla, args.mixed_precision)
     job = cluster.Job(args.dataset_train, args.recipe.batch_size, args.recipe.crop_size == 0, args.num_gpus)
-    try:
-        cluster.run(functools.partial(train, args), config, job)
-    except tf.errors.ResourceExhaustedError:
-        raise UserError('out of memory: lower --batch_size or --crop_size') from None
+    cluster.run(functools.partial(train, args), config, job)
 
 
 if __name__ == '__main__':

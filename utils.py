@@ -5,12 +5,15 @@ Nothing here imports TensorFlow.
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import json
 import logging
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -323,6 +326,36 @@ class StopSignals:
 CURES = {errno.ENOSPC: 'free some space and start again', errno.EDQUOT: 'free some space and start again',
          errno.EFBIG: 'raise the limit on file sizes (ulimit -f) and start again',
          **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), 'make it accessible, or name another')}
+
+
+# What TensorFlow prints on every machine when it is imported and looks for GPUs, although nothing is wrong.
+NOISE = ('All log messages before absl::InitializeLog|oneDNN custom operations are on|Could not find cuda drivers|'
+         'failed call to cuInit: .*(UNKNOWN ERROR .303.|NO_DEVICE)')
+
+
+@contextlib.contextmanager
+def without_noise():
+    """Keeps the lines of NOISE off stderr. Each other line passes, even if the process crashes: grep is another one."""
+    if not shutil.which('grep') or sys.stderr is None:
+        yield
+        return
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), 'wb') as kept, subprocess.Popen(
+            ['grep', '-avE', '--line-buffered', NOISE], stdin=subprocess.PIPE, stdout=kept) as grep:
+        os.dup2(grep.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
+
+
+def import_tensorflow():
+    """Imports TensorFlow for a program, without its notices."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while the import takes its seconds
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # warnings and errors
+    with without_noise():
+        importlib.import_module('tensorflow.compat.v1')
 
 
 def quiet_tensorflow():

@@ -230,13 +230,12 @@ def run_folder(folder, name):
 def train(folder, name, flags, environment, size):
     """Trains; returns the cells of the run's row."""
     output_dir = run_folder(folder, name)
-    number = [] if '--num_gpus' in flags else ['--num_gpus', '1']
     seconds = run_program(
         ['train.py', '--output_dir', output_dir, '--dataset_train', os.path.join(folder, 'fcn_train.record'),
          '--dataset_val', os.path.join(folder, 'fcn_val.record'), '--max_steps', str(size.steps),
          '--batch_size', str(size.batch_size), '--crop_size', str(size.crop_size),
          '--fc_channels', str(size.fc_channels), '--val_steps', '0', '--summary_steps', '0',
-         '--log_steps', str(max(1, size.steps // 20)), '--save_steps', '100000', *number, *flags],
+         '--log_steps', str(max(1, size.steps // 20)), '--save_steps', '100000', '--checkpoint_path', 'none', *flags],
         output_dir + '.log', environment)
     with open(os.path.join(output_dir, 'train', 'log.csv')) as file:
         cells = [*format_training(list(csv.DictReader(file))), f'{seconds:.0f}']
@@ -355,10 +354,10 @@ def compute_probabilities(run, photos):
 
     import train as program
     from datasets.photos import read_photo
-    from inference import predictor, weights
+    from inference import devices, predictor, weights
     utils.quiet_tensorflow()
     checkpoint = weights.find_checkpoint(run)
-    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, program.fcn, program.read_network(checkpoint))
         return [predictor.predict_image(session, network, read_photo(photo)) for photo in photos]
 

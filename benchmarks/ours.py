@@ -22,10 +22,11 @@ import vgg
 from benchmarks import earlier_training
 from benchmarks.inputs import as_arguments
 from datasets import batches, records
-from inference import predictor, weights
+from inference import devices, predictor, weights
 
 # Flags of a training that ends when its process does.
-ENDLESS = {'max_steps': 1_000_000, 'save_steps': 1_000_000, 'val_steps': 0, 'summary_steps': 0}
+ENDLESS = {'checkpoint_path': 'none', 'max_steps': 1_000_000, 'save_steps': 1_000_000, 'val_steps': 0,
+           'summary_steps': 0}
 
 # ------------------------------------------------------------------------------------------- training
 
@@ -137,7 +138,7 @@ def draw(turns, batch_size, num_batches, build):
 
     Each round starts it anew, because it would fill its buffers during the others' turns, and draws a quarter untimed.
     """
-    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         iterator = tf.data.make_initializable_iterator(build())
         next_batch = tf.group(*iterator.get_next())
         while True:
@@ -157,7 +158,7 @@ def prediction(turns, checkpoint, height, width, images):
     """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
     utils.quiet_tensorflow()
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
-    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         while True:
             with turns.round(images):

@@ -21,13 +21,13 @@ def write_maps(turns, checkpoint, record, folder):
     import train
     import utils
     from datasets import batches, records
-    from inference import predictor, weights
+    from inference import devices, predictor, weights
     utils.quiet_tensorflow()
     checkpoint, highest, labels = weights.find_checkpoint(checkpoint), [], []
     network = train.read_network(checkpoint)
     num_examples = records.count_examples(record)
     turns.wait()
-    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         reader = batches.build_reader(record, num_examples, network.number_of_classes)
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)
         for number, (example, probabilities) in enumerate(predictor.predict_record(session, loaded, reader)):

@@ -4,6 +4,7 @@
 
 records.py has what a record holds.
 """
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from datasets.classes import IGNORE_LABEL
 from datasets.records import FEATURES
 from utils import UserError, find_reason
 
+ITERATOR = re.compile(r'\[\[(\{\{node )?IteratorGetNext(_\d+)?(\}\})?\]\]')  # in messages: the op that has failed
 SHUFFLE_BUFFER = 4096  # encoded examples held in memory, about 0.1 MB each: more than VOC2012's 1,464 training images
 
 
@@ -41,11 +43,14 @@ def run_input(session, fetches, record):
 
     Raises:
         UserError: the record cannot be read or decoded, or its length has changed.
+        tf.errors.OpError: another op than the record's iterator fails.
     """
     try:
         return session.run(fetches)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError,
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError,
             tf.errors.FailedPreconditionError, tf.errors.PermissionDeniedError) as error:
+        if not (isinstance(error, tf.errors.DataLossError) or ITERATOR.search(error.message)):
+            raise
         raise UserError(f'{record}: cannot be read or decoded ({find_reason(error)}); '
                         'write it again with convert_fcn_dataset.py') from None
 

@@ -212,6 +212,14 @@ def of_run(settings, number_of_classes, checkpoint, classes_file=None):
     return found
 
 
+def describe(class_set, file, classes_file=None):
+    """A ClassSet, and where its names come from: `file`, a side file or settings.json, --classes, or VOC; one line."""
+    source = file if os.path.exists(file) else f'--classes {classes_file}' if classes_file else (
+        f'VOC, because {file} is missing; --classes FILE names others')
+    names = class_set.names if len(class_set.names) < 6 else (*class_set.names[:3], '...', class_set.names[-1])
+    return f'classes: {len(class_set.names)} ({", ".join(names)}), from {source}'
+
+
 def check_same(one, its_place, other, others_place):
     """Raises UserError, which names the first difference, unless the names of two ClassSets are the same."""
     if one.names != other.names:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
-from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from datasets.batches import run_input
 from inference import averaging, weights
+from inference.devices import is_out_of_memory
 from inference.scores import Score, cross_entropy
 from utils import UserError
 
@@ -30,14 +30,6 @@ class Predictor(NamedTuple):
     network: tuple
 
 
-def session_config():
-    """How sessions compute, a tf.ConfigProto: GPU memory is taken as it is needed, float32 everywhere."""
-    config = tf.ConfigProto(allow_soft_placement=True, gpu_options=tf.GPUOptions(allow_growth=True))
-    # Constant folding would keep Adam's first zeros for good: half a gigabyte.
-    config.graph_options.rewrite_options.constant_folding = RewriterConfig.OFF
-    return config
-
-
 def build_predictor(fcn, network):
     """Builds a network for prediction in the default graph, on the variables that are there.
 
@@ -50,7 +42,8 @@ def build_predictor(fcn, network):
     """
     image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA would compile for every size of image
-        return Predictor(image, tf.nn.softmax(fcn(image, network), name='probabilities'), network)
+        logits = tf.ensure_shape(fcn(image, network), [1, None, None, None])  # else TensorFlow warns of an unknown rank
+        return Predictor(image, tf.nn.softmax(logits, name='probabilities'), network)
 
 
 def load_predictor(session, checkpoint, fcn, network):
@@ -93,7 +86,9 @@ def predict_example(session, predictor, example, record, scales=(1.0,), flip=Fal
     """
     try:
         return predict_image(session, predictor, example['image'], scales, flip)
-    except tf.errors.ResourceExhaustedError:
+    except (tf.errors.OpError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         height, width, _ = example['image'].shape
         raise UserError(f'{record}: out of memory at {example["filename"].decode(errors="replace")}, '
                         f'{width} x {height} pixels; leave it out, or run on the CPU') from None

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import classes
+from inference.devices import find_failure
 from utils import UserError
 
 UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)  # what TensorFlow raises for a damaged file
@@ -139,7 +140,9 @@ def restore(session, checkpoint, variables):
                             ' (is --fc_channels the same?)')
     try:
         tf.train.Saver(variables).restore(session, checkpoint)
-    except UNREADABLE:
+    except UNREADABLE as error:
+        if find_failure(error):
+            raise
         raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
 
 
@@ -176,6 +179,12 @@ def find_classes(checkpoint, classes_file=None):
     if scores is None:
         raise UserError(f'{checkpoint}: variable vgg_16/fc8/weights is missing; take a checkpoint of train.py')
     return classes.of_run(read_settings(os.path.dirname(checkpoint)), scores[-1], checkpoint, classes_file)
+
+
+def describe(checkpoint, class_set, classes_file=None):
+    """A checkpoint and its classes.ClassSet, and which file names these; two lines of str."""
+    settings = os.path.join(os.path.dirname(checkpoint), 'settings.json')
+    return f'weights: {checkpoint}\n{classes.describe(class_set, settings, classes_file)}'
 
 
 def find_common_classes(checkpoint, record, classes_file=None):

@@ -11,6 +11,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import tensorflow.compat.v1 as tf
 
 import train

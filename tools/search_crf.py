@@ -19,6 +19,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -26,7 +30,7 @@ import tqdm
 import train
 import utils
 from datasets import batches, records
-from inference import averaging, crf, predictor, weights
+from inference import averaging, crf, devices, predictor, weights
 from inference.scores import confusion_matrix, mean_iou
 from utils import UserError
 
@@ -62,10 +66,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@devices.explain_failures()
 def main(argv=None):
     """Returns the exit code: 130 if Ctrl-C ended the search early."""
     args = parse_args(argv)
     utils.quiet_tensorflow()
+    print(devices.describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
     names = read_names(args.dataset)
@@ -133,7 +139,7 @@ def spread(number, total):
 def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
     """Predicts the images of a record that have these numbers; returns a list of make_map's dicts."""
     maps = []
-    with tf.Graph().as_default(), tf.Session(config=predictor.session_config()) as session:
+    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         reader = batches.build_reader(record, numbers[-1] + 1, number_of_classes)
         session.run(reader.initializer)

@@ -17,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from inference.weights import (
     UNREADABLE,
     checkpoint_step,
+    find_checkpoint,
     find_classes,
     network_variables,
     read_settings,
@@ -30,7 +31,32 @@ MAX_TO_KEEP = 3
 LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision; a resumed run may not have had it
 FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
 
+DEFAULT_START = 'vgg_16.ckpt'  # what tools/download.py fetches
+
 # ------------------------------------------------------------------------------------------- starting weights
+
+
+def find_start(path, output_dir, fc_channels):
+    """The checkpoint that a new run starts from, str; None for a random start.
+
+    Args:
+        path: --checkpoint_path, 'none' for a random start. Without it, vgg_16.ckpt of the working folder is taken if
+            its fc6 has `fc_channels`, and output_dir holds no run; this is printed.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if path:
+        return None if path == 'none' else find_checkpoint(path)
+    if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
+            or not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index')))):
+        return None
+    held = read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
+    if held != fc_channels:
+        print(f'{DEFAULT_START} of this folder is left out: its fc6 has {held} channels, not {fc_channels}')
+        return None
+    print(f'{DEFAULT_START} of this folder is taken; --checkpoint_path none starts at random')
+    return DEFAULT_START
 
 
 def set_starting_weights(session, resume_from, start_from, class_set):
@@ -56,7 +82,7 @@ def set_starting_weights(session, resume_from, start_from, class_set):
     elif start_from:
         restore_vgg(session, start_from)
     else:
-        print('no --checkpoint_path: all of VGG16 starts at random (He); expect to need far more steps')
+        print('no weights to start from: all of VGG16 starts at random (He); expect to need far more steps')
 
 
 def has_classes(checkpoint, class_set):

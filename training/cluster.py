@@ -38,7 +38,7 @@ class Job(NamedTuple):
     dataset_train: str  # the record that every machine reads
     batch_size: int  # the examples of all devices together
     whole_images: bool  # whether training uses complete images instead of crops
-    num_gpus: int | None  # see towers.count_devices
+    num_gpus: int  # see towers.place_here
 
 
 class Task(NamedTuple):

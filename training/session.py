@@ -8,24 +8,21 @@ import tensorflow
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-from inference import predictor
-from training import towers
+from inference import devices
 
 
-def session_config(num_gpus=None, xla=False, mixed_precision=False):
+def session_config(num_gpus=1, xla=False, mixed_precision=False):
     """The tf.ConfigProto of a training session.
 
     Args:
-        num_gpus: int or None, see towers.count_devices.
+        num_gpus: int, GPUs, or without a GPU the parts into which the CPU is divided.
         xla: bool, compile the training step.
         mixed_precision: bool, float16 where it is safe; on GPUs only.
     """
-    config = predictor.session_config()
-    if towers.has_gpu():
-        config.device_count['GPU'] = towers.count_devices(num_gpus)  # else a session takes all
-    else:
+    config = devices.session_config(num_gpus)
+    if not devices.list_gpus():
         config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
-        config.device_count['CPU'] = towers.count_devices(num_gpus)
+        config.device_count['CPU'] = num_gpus
     if xla:
         config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
     if mixed_precision:
@@ -33,13 +30,20 @@ def session_config(num_gpus=None, xla=False, mixed_precision=False):
     return config
 
 
-def prepare_process(deterministic, xla, mixed_precision):
-    """Applies what no tf.ConfigProto can say, before the first session; prints what mixed precision comes to here."""
+def prepare_process(num_gpus, deterministic, xla, mixed_precision):
+    """Applies what no tf.ConfigProto can say, before the first session; prints which devices compute, and how.
+
+    Raises:
+        UserError: there are fewer GPUs.
+    """
+    if xla:  # first, because TensorFlow reads this once, when it looks for devices
+        os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'
     if deterministic:
         tensorflow.config.experimental.enable_op_determinism()  # for good; tf.compat.v1 has no name for it
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    devices.check_number(num_gpus)
+    print(devices.describe(num_gpus), flush=True)
     if mixed_precision:
         print('--mixed_precision: ' + (
-            'convolutions in float16 on the GPU' if towers.has_gpu() else
+            'convolutions in float16 on the GPU' if devices.list_gpus() else
             'no GPU: the arithmetic stays float32, the loss is scaled all the same'))
-    if xla:
-        os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 
+from inference import devices
 from utils import UserError
 
 
@@ -33,34 +34,16 @@ HERE = Placement('', '', [Machine('', [''], None)], [''])  # one device, which T
 # ------------------------------------------------------------------------------------------- devices of this machine
 
 
-def has_gpu():
-    """Whether TensorFlow sees a GPU, bool."""
-    return bool(tf.config.list_physical_devices('GPU'))
-
-
-def count_devices(num_gpus):
-    """The number of devices that this process computes on, int; without a GPU, it splits the CPU into so many.
-
-    num_gpus is the flag --num_gpus, int, or None for all visible GPUs; raises UserError if there are fewer.
-    """
-    visible = len(tf.config.list_physical_devices('GPU'))
-    if visible and num_gpus and num_gpus > visible:
-        raise UserError(f'--num_gpus {num_gpus}: TensorFlow sees only {visible}; lower it, or change '
-                        'CUDA_VISIBLE_DEVICES, which selects the visible GPUs')
-    return num_gpus or max(visible, 1)
-
-
 def place_here(num_gpus, batch_size):
-    """The Placement on the devices of this process.
+    """The Placement on `num_gpus` devices of this process: GPUs, or without a GPU, parts of the CPU.
 
     The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory
-    faster than the CPU's. For the arguments and errors see count_devices and divide_batch.
+    faster than the CPU's. For the errors see divide_batch.
     """
-    number = count_devices(num_gpus)
-    if number == 1:
+    if num_gpus == 1:
         return HERE
-    kind = 'GPU' if has_gpu() else 'CPU'
-    towers = [f'/device:{kind}:{i}' for i in range(number)]
+    kind = 'GPU' if devices.list_gpus() else 'CPU'
+    towers = [f'/device:{kind}:{i}' for i in range(num_gpus)]
     return Placement('', '', divide_batch(batch_size, {'/device:CPU:0': towers}), towers[:1])
 
 

@@ -102,7 +102,7 @@ def test_a_worker_with_another_record_is_named(monkeypatch, record):
     monkeypatch.setattr(cluster, 'connect', lambda *_: tf.Session(server.target))
     marks = iter([(5, 1), (5, 1), (5, 1), (3, 2)])
     monkeypatch.setattr(records, 'fingerprint', lambda _: [tf.constant(number) for number in next(marks)])
-    of_two, job = make_cluster('b:1', chief=address), cluster.Job(record, 4, False, None)
+    of_two, job = make_cluster('b:1', chief=address), cluster.Job(record, 4, False, 1)
     cluster.check_records(of_two, job)
     with pytest.raises(UserError, match=r"the file of worker 0 at b:1 differs from the chief's \(3 examples there, 5 "):
         cluster.check_records(of_two, job)
