@@ -72,11 +72,17 @@ def read_cluster():
         config = json.loads(os.environ.get('TF_CONFIG') or '{}')
         if not config.get('cluster'):
             return None
-        addresses = {kind: list(map(str, config['cluster'].pop(kind, ()))) for kind in TASK_TYPES}
-        check_addresses(addresses, unknown_types=config['cluster'])
-        kind, index = config['task']['type'], int(config['task'].get('index', 0))
-        if not 0 <= index < len(addresses.get(kind, ())):
+        given, kind, index = config['cluster'], config['task']['type'], int(config['task'].get('index', 0))
+        if not 0 <= index < len(given.get(kind, ())):
             raise ValueError(f'its cluster has no {kind} {index}')
+        if 'master' in given:  # TensorFlow's earlier name
+            given['chief'], kind = given.pop('master'), 'chief' if kind == 'master' else kind
+        elif not given.get('chief') and given.get('worker'):  # as managed clusters have it: worker 0 is the chief
+            given['chief'], given['worker'] = given['worker'][:1], given['worker'][1:]
+            if kind == 'worker':
+                kind, index = ('worker', index - 1) if index else ('chief', 0)
+        addresses = {kind: list(map(str, given.pop(kind, ()))) for kind in TASK_TYPES}
+        check_addresses(addresses, unknown_types=given)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         reason = f'{error} is missing' if isinstance(error, KeyError) else error
         raise UserError(f'TF_CONFIG cannot be used ({reason}); {TF_CONFIG_CURE}') from None

@@ -39,7 +39,7 @@ NARROW = tuple((name, repeats, channels // 8) for name, repeats, channels in vgg
     ('{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 1}}', 'its cluster has no chief 1'),
     ('{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": -1}}', 'its cluster has no chief -1'),
     ('{"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}', 'it has 2 chiefs instead of one'),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}', 'it has 0 chiefs instead of one'),
+    ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', 'it has 0 chiefs instead of one'),
     ('{"cluster": {"chief": ["a:1"], "evaluator": ["b:1"]}, "task": {"type": "chief", "index": 0}}',
      'evaluator is not a task type'),
     ('{"cluster": {"chief": ["a:65536"]}, "task": {"type": "chief", "index": 0}}', "'a:65536' is not host:port"),
