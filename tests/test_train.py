@@ -389,7 +389,7 @@ def test_memory_that_does_not_suffice_ends_with_the_cure(monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating')
 
     monkeypatch.setattr(train, 'train', fail)
-    with pytest.raises(UserError, match='^out of memory: lower --batch_size or --crop_size$'):
+    with pytest.raises(UserError, match='^out of memory: lower --batch_size or --crop_size, or end other programs'):
         train.main([])
 
 
