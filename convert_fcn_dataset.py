@@ -2,13 +2,14 @@
 
     python convert_fcn_dataset.py --data_dir VOCdevkit/VOC2012 --output_dir data
 
-The bytes of an image's file, JPEG or PNG, stay as they are unless --scale makes the image smaller; a mask becomes an
-8-bit grey PNG of class indices in which void stays 255. datasets/records.py has the schema. Beside each record,
-RECORD.json remembers its classes, VOC's or those of --classes.
+The bytes of an image's file, JPEG or PNG, stay as they are unless --scale makes the image smaller or EXIF turns it; a
+mask becomes an 8-bit grey PNG of class indices in which void stays 255. datasets/records.py has the schema. Beside each
+record, RECORD.json remembers its classes, VOC's or those of --classes.
 """
 import argparse
 import contextlib
 import os
+import random
 import sys
 import warnings
 from typing import NamedTuple
@@ -21,21 +22,23 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
-from datasets import check, classes, pictures, records, voc
+from datasets import batches, check, classes, pictures, records, voc
 
 
 class Converted(NamedTuple):
-    """One pair: its serialised example and pixel counts, or the problem because of which it cannot be used."""
+    """One pair: faults and notes as voc.Pair has them; its serialised example, b'' if it cannot be used; its pixels."""
+    faults: list
+    notes: list
     example: bytes = b''
-    pixels: np.ndarray | None = None  # int64 [256], by label value
-    problem: str = ''
+    pixels: np.ndarray | None = None  # int64 [256], by label
 
 
 class Summary(NamedTuple):
     """What became of one split."""
     images: int
-    pixels: np.ndarray  # int64 [256], by label value
-    problems: list  # of str, `path: reason`
+    pixels: np.ndarray  # int64 [256], by label
+    faults: list  # of voc.Finding, the first one of each pair that cannot be used
+    notes: list  # of voc.Finding
 
 
 def parse_args(argv=None):
@@ -47,7 +50,7 @@ def parse_args(argv=None):
     parser.add_argument('--output_dir', default='data', help='folder for the two records; made if it is missing')
     for role in voc.ROLES:
         parser.add_argument(f'--{role}_split', default=role,
-                            help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt')
+                            help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt; may be one for both')
         parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
                             help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
     parser.add_argument('--sbd_dir', metavar='DIR',
@@ -56,7 +59,8 @@ def parse_args(argv=None):
                              'where there is one')
     parser.add_argument('--classes', metavar='FILE',
                         help="text file with the classes' names in the order of the masks' values, one a line; NAME "
-                             "#rrggbb names a class's colour as well; without it the classes are VOC's")
+                             "#rrggbb names a class's colour as well; labelmap.txt of CVAT, labels.txt of labelme and "
+                             "_classes.csv of Roboflow are read too; without it the classes are VOC's")
     parser.add_argument('--scale', type=scale_factor, default=1.0, metavar='F',
                         help='scale pictures to F of their sides, up to 1: images by averaging areas, as JPEGs of '
                              'quality 95 without chroma subsampling (4:4:4), masks by nearest neighbour')
@@ -93,28 +97,36 @@ def convert_pair(split, image_id, class_set, scale):
     for fault in pair.faults:
         if fault.kind == 'too small':
             raise utils.UserError(fault.message)
-        return Converted(problem=fault.message)
-    labels, image, image_format = pair.labels, pair.image.data, pair.image.format
-    if scale < 1:
-        labels = pictures.scale_label(labels, scale)
-        image, image_format = pictures.scale_image(pair.image, scale), b'jpeg'
+        return Converted([fault], [])
+    labels = pair.mask.labels if scale == 1 else pictures.scale_label(pair.mask.labels, scale)
+    image, image_format = pictures.encode_image(pair.image, scale)
     example = records.make_example(image_id.encode(), image, pictures.encode_label(labels), *labels.shape,
                                    image_format)
-    return Converted(example, np.bincount(labels.ravel(), minlength=256))
+    return Converted([], pair.notes, example, np.bincount(labels.ravel(), minlength=256))
+
+
+def order_ids(split, ids):
+    """The order of a record: that of the list, but always the same random one if a reader cannot shuffle it in memory.
+
+    Otherwise the images of VOC would come before those of SBD in each epoch.
+    """
+    size = sum(os.path.getsize(paths[0]) for image_id in ids for paths in [split.images.get(image_id)] if paths)
+    shuffled = split.role == 'train' and len(ids) > batches.shuffle_buffer(len(ids), size)
+    return random.Random(2).sample(ids, len(ids)) if shuffled else ids
 
 
 def convert_split(split, ids, record_path, class_set, scale, num_workers):
     """Writes the usable pairs of a split to a record, in the order of `ids`; returns Summary."""
-    pixels, problems = np.zeros(256, np.int64), []
+    summary = Summary(0, np.zeros(256, np.int64), [], [])
     results = voc.map_in_order(lambda image_id: convert_pair(split, image_id, class_set, scale), ids, num_workers)
     with records.open_writer(record_path) as writer:
         for result in tqdm(results, desc=record_name(split), total=len(ids), unit='image'):
-            if result.problem:
-                problems.append(result.problem)
-            else:
+            if result.example:
                 writer.write(result.example)
-                pixels += result.pixels
-    return Summary(len(ids) - len(problems), pixels, problems)
+                summary = summary._replace(images=summary.images + 1, pixels=summary.pixels + result.pixels)
+            summary.faults.extend(result.faults)
+            summary.notes.extend(result.notes)
+    return summary
 
 
 def record_name(split):
@@ -145,19 +157,22 @@ def partial_files(output_dir, names):
                               ) from error
 
 
-def check_problems(splits, summaries, skip_bad):
-    """Prints what cannot be used to stderr; UserError unless it may be skipped, or if a split has nothing left."""
-    problems = [problem for summary in summaries for problem in summary.problems]
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    total = sum(summary.images + len(summary.problems) for summary in summaries)
-    if problems and not skip_bad:
-        raise utils.UserError(f'{len(problems)} of {total} images cannot be used: mend them or pass --skip_bad')
-    for split, summary in zip(splits, summaries):
+def check_summaries(splits, class_set, summaries, skip_bad):
+    """Prints what cannot be used, or is odd, to stderr; UserError unless records can be made of the rest."""
+    faults, notes = ([finding for summary in summaries for finding in getattr(summary, kind)]
+                     for kind in ('faults', 'notes'))
+    for line in (*voc.list_findings(faults, '', 10), *voc.list_findings(notes, 'note', 1)):
+        print(line, file=sys.stderr)
+    total = sum(summary.images for summary in summaries) + len(faults)
+    if faults and not skip_bad:
+        raise utils.UserError(f'{len(faults)} of {total} images cannot be used: mend them or pass --skip_bad')
+    for split, summary, needed in zip(splits, summaries, (2, 1)):
         if not summary.images:
             raise utils.UserError(f'{split.list_path}: not one of its images can be used: mend them as listed above')
-    if problems:
-        print(f'{len(problems)} of {total} images left out', file=sys.stderr)
+        if lack := classes.describe_lack(class_set, summary.pixels, needed):
+            raise utils.UserError(f'{split.list_path}: {lack}')
+    if faults:
+        print(f'{len(faults)} of {total} images left out', file=sys.stderr)
 
 
 def main(argv=None):
@@ -179,9 +194,9 @@ def main(argv=None):
         raise utils.UserError(fault.message)
     names = [record_name(split) for split in splits]
     with utils.StopSignals(), partial_files(args.output_dir, [*names, *map(classes.side_file, names)]) as paths:
-        summaries = [convert_split(split, ids, path, class_set, args.scale, args.num_workers)
+        summaries = [convert_split(split, order_ids(split, ids), path, class_set, args.scale, args.num_workers)
                      for split, ids, path in zip(splits, lists.ids, paths)]
-        check_problems(splits, summaries, args.skip_bad)
+        check_summaries(splits, class_set, summaries, args.skip_bad)
         for summary, path in zip(summaries, paths[2:]):
             classes.save_side_file(path, class_set, summary.images, summary.pixels)
     print(check.format_table(class_set, names, [summary.images for summary in summaries],

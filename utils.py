@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -148,7 +149,8 @@ def whole_file(path):
         OSError: it cannot be written; `path` is its file name.
     """
     folder, name = os.path.split(path)
-    partial = os.path.join(folder, f'partial-{os.getpid()}-{name}')  # two programs may write the same file at once
+    # Two programs may write the same file at once, perhaps in two containers where they have the same number.
+    partial = os.path.join(folder, f'partial-{os.getpid()}-{secrets.token_hex(4)}-{name}')
     try:
         with naming_file(path, partial):
             yield partial

@@ -4,6 +4,7 @@
 
 records.py has what a record holds.
 """
+import os
 import re
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from utils import UserError, find_reason
 
 ITERATOR = re.compile(r'\[\[(\{\{node )?IteratorGetNext(_\d+)?(\}\})?\]\]')  # in messages: the op that has failed
 SHUFFLE_BUFFER = 4096  # encoded examples held in memory, about 0.1 MB each: more than VOC2012's 1,464 training images
+SHUFFLE_BYTES = 2 ** 30  # of them at most
 
 
 class Reader(NamedTuple):
@@ -128,6 +130,19 @@ class Sampling(NamedTuple):
     number_of_classes: int = 21
 
 
+def shuffle_buffer(num_examples, size):
+    """How many of a record's examples are held to shuffle them, int; `size` is that of all in bytes."""
+    return max(1, min(num_examples, SHUFFLE_BUFFER, SHUFFLE_BYTES * num_examples // max(size, 1)))
+
+
+def read_epoch(sampling, epoch):
+    """The serialised examples of a Sampling once, in the random order of an epoch, int64; a tf.data.Dataset."""
+    examples = tf.data.TFRecordDataset(sampling.record)
+    examples = examples.apply(tf.data.experimental.assert_cardinality(sampling.num_examples))
+    buffer = shuffle_buffer(sampling.num_examples, os.path.getsize(sampling.record))
+    return examples.shuffle(buffer, seed=sampling.seed + epoch)
+
+
 def training_batches(sampling, start_step=0, part=None):
     """Endless batches of random crops, or of complete images, randomly changed.
 
@@ -145,10 +160,6 @@ def training_batches(sampling, start_step=0, part=None):
     """
     num_examples, batch_size = sampling.num_examples, sampling.batch_size
 
-    def read_epoch(epoch):
-        examples = tf.data.TFRecordDataset(sampling.record).apply(tf.data.experimental.assert_cardinality(num_examples))
-        return examples.shuffle(min(num_examples, SHUFFLE_BUFFER), seed=sampling.seed + epoch)
-
     def read(index, serialized):
         # XLA would draw other random numbers, and compile for every size of image.
         with tf.xla.experimental.jit_scope(compile_ops=False):
@@ -159,7 +170,8 @@ def training_batches(sampling, start_step=0, part=None):
 
     first = start_step * batch_size
     epochs = tf.data.Dataset.range(first // num_examples, tf.int64.max)
-    examples = epochs.flat_map(read_epoch).skip(first % num_examples).enumerate(start=first)
+    examples = epochs.flat_map(lambda epoch: read_epoch(sampling, epoch))
+    examples = examples.skip(first % num_examples).enumerate(start=first)
     begin, end = part or (0, batch_size)
     if end - begin < batch_size:
         examples = examples.filter(lambda index, _: (index % batch_size >= begin) & (index % batch_size < end))

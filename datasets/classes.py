@@ -8,6 +8,7 @@ for the conversion. Without any of these the classes are VOC's.
 import json
 import os
 import re
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +17,32 @@ import utils
 from utils import UserError
 
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
-MAX_CLASSES = 254  # the values 0 to 253; 254 is needed by augmentation
+NO_CLASS = 254  # the label of a value that is neither a class nor void
+MAX_CLASSES = 254  # the values 0 to 253
 MAX_BYTES = 2 ** 16  # of a file of names
 COLOUR = re.compile('#([0-9a-fA-F]{6})')
+VOID_NAMES = {'void', 'ignore', 'ignored', '__ignore__', 'unlabeled', 'unlabelled'}
+
+# The forms of a file of names. All lines have the same one, except that a table may begin with a title.
+NAME = r'["\']?(?![-#\s]|\d+\s)(?P<name>[^"\[\]{}<>=|:,;\t]+?)["\']?'
+HEX, RGB = rf'(?P<hex>{COLOUR.pattern})', r'(?P<rgb>\d{1,3}[ ,;\t]+\d{1,3}[ ,;\t]+\d{1,3})'
+VALUE, COMMA, GAP = r'(?P<value>-?\d{1,3})', r'\s*[,;:\t]\s*', r'(?:\s*[,;:\t]\s*|\s+)'
+LIST = re.compile(f'{NAME}(?:{GAP}{HEX})?')
+TABLES = [re.compile(form) for form in (
+    f'{NAME}:{RGB}?:[^:]*:[^:]*',  # labelmap.txt of CVAT
+    f'{NAME}{GAP}{RGB}', f'{RGB}{GAP}{NAME}',
+    f'{VALUE}{GAP}{NAME}(?:{GAP}(?:{RGB}|{HEX}))?', f'{NAME}{COMMA}{VALUE}')]  # _classes.csv of Roboflow
 
 
 class ClassSet(NamedTuple):
-    """Names and colours of the classes 0, 1, 2, ...; `names` tuple of str, `colours` tuple of (R, G, B) in 0..255."""
+    """Names and colours of the classes 0, 1, 2, ..., and what stands for void in masks.
+
+    names: tuple of str. colours: tuple of (R, G, B) in 0..255.
+    void: tuple of (value, (R, G, B)), each None if it is not named; 255 and (224, 224, 192) are void in any case.
+    """
     names: tuple
     colours: tuple
+    void: tuple = ()
 
     @property
     def has_background(self):
@@ -38,8 +56,29 @@ class ClassSet(NamedTuple):
         palette[:len(self.names)] = self.colours
         return palette
 
+    @property
+    def label_of_value(self):
+        """uint8 [256]: the labels of a mask's values. The classes have the lowest values that are not void."""
+        void = {IGNORE_LABEL, *(value for value, _ in self.void if value is not None)}
+        labels = np.full(256, NO_CLASS, np.uint8)
+        labels[[value for value in range(256) if value not in void][:len(self.names)]] = range(len(self.names))
+        labels[list(void)] = IGNORE_LABEL
+        return labels
 
-def make_class_set(names, colours=None):
+    @property
+    def label_of_colour(self):
+        """Dict of (R, G, B) to the label that it means in a mask."""
+        void = [colour for _, colour in self.void if colour] + [tuple(utils.voc_palette()[IGNORE_LABEL].tolist())]
+        return {**dict.fromkeys(void, IGNORE_LABEL), **{colour: label for label, colour in enumerate(self.colours)}}
+
+    @property
+    def has_own_colours(self):
+        """Whether masks must have these colours: VOC's classes, or colours from a file."""
+        return (self.names == VOC.names or self.colours != make_class_set(self.names).colours
+                or any(colour for _, colour in self.void))
+
+
+def make_class_set(names, colours=None, void=()):
     """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour.
 
     Black is reserved for the background: without one, class 0 gets VOC's second colour, and so on.
@@ -47,7 +86,7 @@ def make_class_set(names, colours=None):
     first = 0 if names[0] == 'background' else 1
     default = utils.voc_palette()[first:first + len(names)].tolist()
     colours = colours or [None] * len(names)
-    return ClassSet(tuple(names), tuple(tuple(own or fallback) for own, fallback in zip(colours, default)))
+    return ClassSet(tuple(names), tuple(tuple(own or fallback) for own, fallback in zip(colours, default)), tuple(void))
 
 
 VOC = make_class_set((
@@ -59,40 +98,75 @@ VOC = make_class_set((
 
 
 def read_classes(path):
-    """Reads a file with one class a line, in the order of the masks' values; `name` or `name #rrggbb`, its colour.
-
-    Returns:
-        ClassSet.
+    """Reads a file of names in one of the forms above, without its comments; docs/data.md explains them.
 
     Raises:
-        UserError: the file is missing or not such a list, or a name or a colour occurs twice.
+        UserError: the file is missing or of another form, or a name or a colour occurs twice.
     """
     try:
         with utils.open_file(path, encoding='utf-8-sig') as file:
-            lines = [' '.join(line.split()) for line in file.read(MAX_BYTES).splitlines() if line.strip()]
+            lines = [re.sub(r'^#.*|\s#\s.*', '', line.strip()).strip() for line in file.read(MAX_BYTES).splitlines()]
+        return arrange_rows(find_rows([line for line in lines if line]))
     except OSError as error:
         raise UserError(f'--classes {path}: {error.strerror}; name a text file with one class a line') from error
     except UnicodeDecodeError:
         raise UserError(f'--classes {path}: is not UTF-8 text; name a text file with one class a line') from None
-    pairs = [re.fullmatch(f'(.+?)(?: {COLOUR.pattern})?', line).groups() for line in lines]
-    try:
-        for name, colour in pairs:
-            if not colour and re.search(r' #\S*$', name):
-                raise ValueError(f'{name[:80]!r} does not end in a colour; give six digits, such as #80a0ff')
-        return check_class_set([name for name, _ in pairs], [colour and bytes.fromhex(colour) for _, colour in pairs])
     except ValueError as error:
         raise UserError(f'--classes {path}: {error}') from None
 
 
-def check_class_set(names, colours=None):
+def find_rows(lines):
+    """The match of each line with the form of all; ValueError if there is none."""
+    for form in TABLES:
+        rows = [form.fullmatch(line) for line in lines]
+        if len(rows) > 1 and all(rows[1:]):
+            return rows if rows[0] else rows[1:]
+    rows = [LIST.fullmatch(line) for line in lines]
+    for line, row in zip(lines, rows):
+        if row is None:
+            raise ValueError(f'{line[:80]!r} is not a class; give one a line, as NAME or NAME #rrggbb, in the order of '
+                             "the masks' values, or a file of CVAT, labelme or Roboflow, or a table NAME,R,G,B")
+        if not row['hex'] and re.search(r'\s#\S*$', row['name']):
+            raise ValueError(f'{line[:80]!r} does not end in a colour; give six digits, such as #80a0ff')
+    return rows
+
+
+def arrange_rows(rows):
+    """The ClassSet of find_rows' matches. A row's value is its place, unless it names one; rows of void are taken out.
+
+    Raises:
+        ValueError: values are missing, or the rest is not a class set.
+    """
+    void, found = [], []
+    for row in (row.groupdict() for row in rows):
+        name, place = ' '.join(row['name'].split()), len(found) + sum(value is not None for value, _ in void)
+        colour = ([int(level) for level in re.findall(r'\d+', row['rgb'])] if row.get('rgb') else
+                  bytes.fromhex(row['hex'][1:]) if row.get('hex') else None)
+        if colour and max(colour) > 255:
+            raise ValueError(f'{name} has the colour {row["rgb"]}; give numbers from 0 to 255')
+        value = int(row.get('value') or place)
+        if name.lower() in VOID_NAMES:  # labelme's value for __ignore__ is -1, stored as 255
+            void.append((value if 0 <= value < 255 and name != '__ignore__' else None, colour and tuple(colour)))
+        else:
+            found.append((value, 'background' if name.lower().strip('_') == 'background' else name, colour))
+    found.sort(key=lambda each: each[0])
+    class_set = check_class_set([name for _, name, _ in found], [colour for *_, colour in found], void)
+    values = [value for value, _, _ in found]
+    if values != np.flatnonzero(class_set.label_of_value < NO_CLASS).tolist():
+        raise ValueError(f'has the values {str(values)[1:-1]}; give 0, 1, 2, ... without a gap')
+    return class_set
+
+
+def check_class_set(names, colours=None, void=()):
     """make_class_set of names from a file; ValueError with one line if they are not a class set."""
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise ValueError(f'holds {len(names)} classes; give 1 to {MAX_CLASSES}, one a line')
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise ValueError(f'holds {len(names)} classes beside void; give 2 to {MAX_CLASSES}, one a line')
     for name in names:
         if not isinstance(name, str) or not 0 < len(name) <= 60 or any(map(utils.is_control, name)):
             raise ValueError(f'{str(name)[:80]!r} is not a name; give 1 to 60 letters')
-    class_set = make_class_set(names, colours)
-    for what, values in (('name', class_set.names), ('colour', class_set.colours)):
+    class_set = make_class_set(names, colours, void)
+    colours = (*class_set.colours, *(colour for _, colour in class_set.void if colour))
+    for what, values in (('name', class_set.names), ('colour', colours)):
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
@@ -102,12 +176,25 @@ def check_class_set(names, colours=None):
     return class_set
 
 
+def describe_lack(class_set, pixels, needed):
+    """What is wrong with masks that have fewer than `needed` classes, a line for messages; '' if nothing is.
+
+    pixels: ints, those of each class; more may follow.
+    """
+    present = [f'{name} ({label})' for label, (name, count) in enumerate(zip(class_set.names, pixels)) if count]
+    if len(present) >= needed:
+        return ''
+    return (f'the masks hold only {" and ".join([*present, "void (255)"])}; they must hold the values of at least two '
+            'classes: for two, 0 and 1 instead of 0 and 255, which is void')
+
+
 # ------------------------------------------------------------------------------------------- as JSON
 
 
 def as_json(class_set):
     """A ClassSet as a list of {'name': str, 'colour': '#rrggbb'}."""
-    return [{'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*colour)} for name, colour in zip(*class_set)]
+    return [{'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*colour)}
+            for name, colour in zip(class_set.names, class_set.colours)]
 
 
 def as_text(class_set):
@@ -135,9 +222,7 @@ def side_file(record):
 def save_side_file(path, class_set, images, pixels):
     """Writes what a record holds: `classes` (as_json), `images`, int, and `pixels`, a count each class and void.
 
-    Args:
-        path: str. class_set: ClassSet. images: int.
-        pixels: int64 [256], by label value.
+    pixels: int64 [256], by label.
     """
     count = len(class_set.names)
     utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
@@ -145,11 +230,7 @@ def save_side_file(path, class_set, images, pixels):
 
 
 def read_side_file(record):
-    """A record's side file, dict with `classes` as ClassSet; None if it has none.
-
-    Raises:
-        UserError: it is damaged, or cannot be read.
-    """
+    """A record's side file, dict with `classes` as ClassSet; None if it has none; UserError if it is damaged."""
     path = side_file(record)
     try:
         with utils.open_file(path, encoding='utf-8') as file:
@@ -169,10 +250,7 @@ def read_side_file(record):
 
 
 def of_record(record, classes_file=None):
-    """The ClassSet of a record: that of its side file, else of --classes, else VOC's.
-
-    Args:
-        record: str. classes_file: str or None, --classes.
+    """The ClassSet of a record: that of its side file, else of --classes, else VOC's, which is printed.
 
     Raises:
         UserError: the two differ, or one is damaged.
@@ -181,6 +259,9 @@ def of_record(record, classes_file=None):
     stored = read_side_file(record)
     if stored and wanted:
         check_same(wanted, f'--classes {classes_file}', stored['classes'], side_file(record))
+    if not (stored or wanted):
+        print(f"note: {side_file(record)} is missing, so the classes of {record} are assumed to be VOC's; if they are "
+              'not, copy that file too, or give --classes FILE', file=sys.stderr)
     return stored['classes'] if stored else wanted or VOC
 
 

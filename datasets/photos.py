@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import utils
+from datasets.pictures import check_memory, open_picture
 from utils import UserError
 
 # What counts as a photo in a folder. HEIC cannot be read, but a phone's photos must be named, not silently ignored.
@@ -127,13 +128,12 @@ def read_photo(path):
     try:
         with warnings.catch_warnings(), utils.open_file(path) as file:
             warnings.simplefilter('ignore')  # about large pictures and odd metadata, both harmless
-            with Image.open(file, formats=FORMATS) as picture:
+            with open_picture(file, FORMATS) as picture:
+                check_memory(picture)
                 ImageOps.exif_transpose(picture, in_place=True)  # a copy of the largest would take 0.7 GB
                 return to_rgb(picture)
     except UnidentifiedImageError:
         reason = 'not an image, or of a format that cannot be read; convert it to JPEG or PNG'
-    except Image.DecompressionBombError:
-        reason = f'more than {2 * Image.MAX_IMAGE_PIXELS // 10 ** 6} million pixels; scale it down'
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
     raise UserError(f'{path}: {reason}')

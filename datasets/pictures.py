@@ -1,29 +1,35 @@
 """Reads the pictures of a data set: images as files, masks as class indices.
 
-    image = pictures.read_image('JPEGImages/2007_000032.jpg')
-    labels = pictures.read_label('SegmentationClass/2007_000032.png', classes.VOC)
+    image = pictures.read_image('JPEGImages/2007_000032.jpg', scale=1)
+    mask = pictures.read_mask('SegmentationClass/2007_000032.png', classes.VOC, scale=1)
 
 Each picture is decoded to its last byte; one that cannot be used raises BadFileError. Masks are palette PNGs, as in the
 PASCAL VOC development kit, grey or colour PNGs, as editors save them, or SBD's MATLAB files (Hariharan, Arbelaez,
 Bourdev, Maji, Malik, "Semantic Contours from Inverse Detectors", ICCV 2011).
 """
+import contextlib
 import io
+import math
 import os
 import stat
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import psutil
 import scipy.io
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from datasets import classes
-from datasets.classes import IGNORE_LABEL
+import utils
+from datasets.classes import IGNORE_LABEL, NO_CLASS, VOC
 
-FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.png': 'PNG'}  # of images, by the ending of the file's name
-MAX_PIXELS = 2 ** 26  # of an image or a mask
-MAX_FILE_BYTES = 2 ** 28  # of its file
+FORMATS = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.png': 'PNG', '.bmp': 'BMP'}  # by the ending of a file's name
+MASK_ENDINGS = ('.png', '.bmp', '.mat')
+MAX_PIXELS = 2 ** 26  # of an image or a mask in a record
+MAX_FILE_BYTES = 2 ** 28  # of a file that goes into a record as it is
+BYTES_PER_PIXEL = 16  # of memory, while a picture is decoded
 STRETCH = {'L;2': 85, 'L;4': 17}  # Pillow stretches grey of 2 and 4 bits to 0..255 by these factors
+ORIENTATION = 0x112  # EXIF tag
 # Masks are flat areas: run lengths pack VOC's masks a third smaller than zlib's level 1, and as fast.
 PNG_OPTIONS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 
@@ -37,15 +43,24 @@ class BadFileError(Exception):
 
 
 class ImageFile(NamedTuple):
-    """An image: its file's bytes, b'jpeg' or b'png', (width, height), and the decoded picture, perhaps smaller."""
+    """A picture's file: its bytes, b'' if they cannot be used, their format, and what is in them."""
     data: bytes
-    format: bytes
-    size: tuple
-    picture: Image.Image
+    format: bytes  # b'jpeg', b'png' or b'bmp'
+    size: tuple  # (width, height)
+    raw_mode: str  # Pillow's name for the layout of the file's pixels
+    orientation: int  # of EXIF; 2 to 8 mean that viewers mirror or turn the picture
+    picture: Image.Image  # not turned, and perhaps at an eighth of its size
 
 
-def check_file(path, data_dirs):
-    """Checks that a path is a file of at most MAX_FILE_BYTES, and not a link that leads out of the data folders.
+class Mask(NamedTuple):
+    """A mask: uint8 [H, W], class indices and 255; palette, grey, colour or SBD; what is odd about it, or ''."""
+    labels: np.ndarray
+    kind: str
+    oddity: str = ''
+
+
+def check_file(path, data_dirs, scale):
+    """Checks that a path is a file that is not too large, and not a link that leads out of the data folders.
 
     Such a link in a data set from elsewhere could have other files of this machine copied into the records. The data
     folders, and the folders in them, may be links.
@@ -66,68 +81,65 @@ def check_file(path, data_dirs):
         raise BadFileError(f'{path}: {error.strerror}', kind) from error
     if not stat.S_ISREG(status.st_mode):
         raise BadFileError(f'{path}: is not a file')
-    if status.st_size > MAX_FILE_BYTES:
+    if status.st_size > (MAX_FILE_BYTES if scale == 1 else psutil.virtual_memory().available):
         raise BadFileError(f'{path}: is larger than {MAX_FILE_BYTES >> 20} MB', 'too large')
 
 
-# ------------------------------------------------------------------------------------------- images
+def open_picture(file, formats=None):
+    """Image.open without Pillow's limits on pixels and on a PNG's metadata, which ordinary files exceed."""
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = None, 2 ** 28, 2 ** 28
+    return Image.open(file, formats=formats)
 
 
-def read_image(path, coarse=False):
-    """Reads an image, of the format that its name's ending stands for.
-
-    A PNG of 16 bits a channel is refused because TensorFlow reads only the upper 8 bits; one with transparent pixels
-    because TensorFlow shows what they hide.
-
-    Args:
-        path: str.
-        coarse: bool, whether a JPEG's `picture` may have an eighth of its size: enough to check every byte.
-
-    Returns:
-        ImageFile.
-
-    Raises:
-        BadFileError: the file cannot be used.
-    """
-    kind = FORMATS[os.path.splitext(path)[1]]
-    data, picture, size, raw_mode = read_picture(path, kind, coarse)
-    if raw_mode.endswith('16B'):
-        raise BadFileError(f'{path}: has 16 bits a channel; save it with 8', 'kind of image')
-    if picture.has_transparency_data and picture.convert('RGBA').getchannel('A').getextrema()[0] < 255:
-        raise BadFileError(f'{path}: has transparent pixels; save it without transparency', 'kind of image')
-    return ImageFile(data, kind.lower().encode(), size, picture)
+def check_memory(picture):
+    """Raises ValueError, whose message is one line, if memory does not suffice to decode a picture of Pillow's."""
+    needed, free = picture.width * picture.height * BYTES_PER_PIXEL, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(f'{picture.width} x {picture.height} pixels need {needed >> 20:,} MB of memory, and '
+                         f'{free >> 20:,} MB are free; scale it down')
 
 
-def read_picture(path, kind, coarse=False):
-    """Reads and decodes a 'JPEG' or 'PNG' file.
+def find_orientation(picture):
+    """An EXIF orientation, int; 1, which means upright, where there is none or it is damaged."""
+    with contextlib.suppress(Exception):
+        return int(picture.getexif().get(ORIENTATION, 1))
+    return 1
 
-    Returns:
-        (bytes of the file, PIL image, (width, height) in the file, Pillow's name for the layout of its pixels).
 
-    Raises:
-        BadFileError: the file is missing, of another format, too large, truncated or damaged.
-    """
+def read_picture(path, scale, coarse=False):
+    """Reads and decodes an image or a mask in full, as ImageFile; see read_image."""
+    kind = FORMATS[os.path.splitext(path)[1].lower()]
     try:
         with open(path, 'rb') as file:
             data = file.read()
-        picture = Image.open(io.BytesIO(data), formats=[kind])
+        picture = open_picture(io.BytesIO(data), [kind])
         size, raw_mode = picture.size, picture.tile[0].args if kind == 'PNG' else picture.mode
-        if picture.width * picture.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
+        if math.prod(scaled_size(size, scale)) > MAX_PIXELS:
+            raise BadFileError(f'{path}: more than {MAX_PIXELS // 10 ** 6} million pixels; scale it down, as --scale '
+                               'does', 'too large')
+        check_memory(picture)
         if kind == 'PNG':
             picture.verify()  # the checksums, which load() ignores
-            picture = Image.open(io.BytesIO(data), formats=[kind])
-        if coarse:
+            picture = open_picture(io.BytesIO(data), [kind])
+        orientation = find_orientation(picture)
+        if coarse and orientation == 1:
             picture.draft(None, (1, 1))
         picture.load()
     except UnidentifiedImageError as error:
-        raise BadFileError(f'{path}: is not a {kind} file, or its header is damaged') from error
-    except Image.DecompressionBombError as error:
-        reason = f'more than {MAX_PIXELS // 10 ** 6} million pixels; scale it down'
-        raise BadFileError(f'{path}: {reason}', 'too large') from error
+        raise BadFileError(f'{path}: is not a {kind} file, {identify(data)}') from error
+    except BadFileError:
+        raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise BadFileError(f'{path}: {describe_error(error)}') from error
-    return data, picture, size, raw_mode
+    return ImageFile(data, kind.lower().encode(), size, raw_mode, orientation, picture)
+
+
+def identify(data):
+    """What a file is that is not of the format that its name's ending stands for, a line for messages."""
+    kind = 'HEIC' if data[4:8] == b'ftyp' else 'text' if data and data[:512].isascii() else ''
+    with contextlib.suppress(Exception):
+        kind = open_picture(io.BytesIO(data)).format
+    return f'but {kind}; save it anew, or give it its own ending' if kind else 'or its header is damaged'
 
 
 def describe_error(error):
@@ -135,29 +147,94 @@ def describe_error(error):
     return ' '.join(str(getattr(error, 'strerror', None) or error or type(error).__name__).split())
 
 
+# ------------------------------------------------------------------------------------------- images
+
+
+def read_image(path, scale):
+    """Reads an image, of the format that its name's ending stands for.
+
+    A PNG of 16 bits a channel is refused because TensorFlow reads only the upper 8 bits; one with transparent pixels
+    because TensorFlow shows what they hide.
+
+    Args:
+        path: str.
+        scale: float; if it is 1, a JPEG's `picture` may have an eighth of its size: enough to check every byte.
+
+    Returns:
+        ImageFile.
+
+    Raises:
+        BadFileError: the file is missing, of another format, too large, truncated or damaged.
+    """
+    if os.path.splitext(path)[1].lower() not in FORMATS:
+        raise BadFileError(f'{path}: is neither JPEG nor PNG by its ending; save it as one of them', 'kind of image')
+    image = read_picture(path, scale, coarse=scale == 1)
+    if image.raw_mode.endswith('16B'):
+        raise BadFileError(f'{path}: has 16 bits a channel; save it with 8', 'kind of image')
+    if image.picture.has_transparency_data and image.picture.convert('RGBA').getchannel('A').getextrema()[0] < 255:
+        raise BadFileError(f'{path}: has transparent pixels; save it without transparency', 'kind of image')
+    return image._replace(data=b'') if image.format == b'bmp' else image
+
+
+def turn_upright(image):
+    """An ImageFile as viewers show it, by its EXIF orientation."""
+    if not 2 <= image.orientation <= 8:
+        return image
+    picture = ImageOps.exif_transpose(image.picture)
+    return image._replace(data=b'', size=picture.size, picture=picture)
+
+
+def encode_image(image, scale):
+    """An ImageFile as the bytes of a JPEG or PNG and b'jpeg' or b'png': its file's own, unless they must be changed.
+
+    Scaling averages areas, which loses no thin line. New JPEGs have quality 95 and chroma at full size (4:4:4).
+    """
+    if scale == 1 and image.data:
+        return image.data, image.format
+    pixels = np.asarray(image.picture.convert('RGB'))
+    if scale < 1:
+        pixels = cv2.resize(pixels, scaled_size(image.size, scale), interpolation=cv2.INTER_AREA)
+    kind = 'JPEG' if scale < 1 or image.format == b'jpeg' else 'PNG'
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=95, subsampling=0)
+    return file.getvalue(), kind.lower().encode()
+
+
 # ------------------------------------------------------------------------------------------- masks
 
 
-def read_label(path, class_set):
+def read_mask(path, class_set, scale):
     """Reads a mask: values of palette and grey PNGs are class indices; colours are looked up in the class set.
 
     Args:
         path: str, a PNG, or a MATLAB file of SBD if it ends in .mat.
         class_set: classes.ClassSet.
+        scale: float, by which it will be scaled.
 
     Returns:
-        uint8 [H, W], class indices and 255.
+        Mask.
 
     Raises:
         BadFileError: the file cannot be used, or has a colour or a value that is not a class.
     """
-    labels = read_sbd_mask(path) if path.endswith('.mat') else read_png_mask(path, class_set)
-    number_of_classes = len(class_set.names)
-    wrong = labels[(labels >= number_of_classes) & (labels != IGNORE_LABEL)]
-    if wrong.size:
-        raise BadFileError(f'{path}: class {wrong.min()} is neither 0..{number_of_classes - 1} nor {IGNORE_LABEL}; '
-                           'does --classes name all?', 'class out of range')
-    return labels.astype(np.uint8)
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in MASK_ENDINGS:
+        raise BadFileError(f'{path}: a mask must be a PNG; save it anew, not from a JPEG, which has other values',
+                           'kind of mask')
+    if ending == '.mat':
+        return Mask(look_up_values(read_sbd_mask(path), path, class_set.label_of_value), 'SBD')
+    mask = turn_upright(read_picture(path, scale))
+    mode, pixels = mask.picture.mode, np.asarray(mask.picture)
+    if mode in ('RGB', 'RGBA'):
+        return Mask(look_up_colours(pixels[:, :, :3], path, class_set), 'colour')
+    if mode not in ('P', 'L', '1', 'I', 'I;16'):
+        raise BadFileError(f'{path}: a mask of mode {mode}; save it with a palette, in grey or in RGB', 'kind of mask')
+    values = pixels // STRETCH.get(mask.raw_mode, 1)
+    in_order = class_set.label_of_value
+    table = order_palette(mask.picture.getpalette('RGB'), values, path, class_set) if mode == 'P' else in_order
+    oddity = '' if table is in_order or (table == in_order).all() else (
+        "its palette has the classes' colours in an order of its own; the colours count, not the values")
+    return Mask(look_up_values(values, path, table), 'palette' if mode == 'P' else 'grey', oddity)
 
 
 def read_sbd_mask(path):
@@ -172,32 +249,53 @@ def read_sbd_mask(path):
     return labels
 
 
-def read_png_mask(path, class_set):
-    """A mask's values, int [H, W], whether they are classes or not; BadFileError as of read_label."""
-    _, picture, _, raw_mode = read_picture(path, 'PNG')
-    if picture.mode in ('RGB', 'RGBA'):
-        return decode_colours(np.asarray(picture)[:, :, :3], path, class_set)
-    if picture.mode not in ('P', 'L', '1', 'I', 'I;16'):
-        raise BadFileError(f'{path}: a mask of mode {picture.mode}; save it with a palette, in grey or in RGB',
-                           'kind of mask')
-    return np.asarray(picture) // STRETCH.get(raw_mode, 1)
+def look_up_values(values, path, table):
+    """Labels of a mask's values, int [H, W], in a table, uint8 [256]; BadFileError if one is not a class."""
+    labels = np.where((values >= 0) & (values <= 255), table[values & 255], NO_CLASS)
+    if (labels == NO_CLASS).any():
+        raise BadFileError(f'{path}: class {values[labels == NO_CLASS].min()} is neither 0..'
+                           f'{np.flatnonzero(table < NO_CLASS)[-1]} nor {IGNORE_LABEL}; does --classes name all?',
+                           'class out of range')
+    return labels
 
 
-def decode_colours(colours, path, class_set):
-    """Looks up colours, uint8 RGB [H, W, 3], in a class set; (224, 224, 192) is void.
+def order_palette(palette, values, path, class_set):
+    """The labels of a palette mask's values, uint8 [256]: by their colours if all that occur are the class set's.
 
-    Returns:
-        uint8 [H, W]. BadFileError, which names `path`, for a colour that is not in the class set.
+    Where a class set has VOC's colours only by default, a mask with VOC's palette is one from a tool that gives it to
+    any classes.
+
+    Raises:
+        BadFileError: some colours that occur are of other classes than their values, some of none.
     """
-    values = [*range(len(class_set.names)), IGNORE_LABEL]
-    unmapped = len(class_set.names)  # a value that no pixel may keep
+    table, meant = class_set.label_of_value, class_set.label_of_colour
+    used = np.flatnonzero(np.bincount(values.ravel())).tolist()
+    used = [value for value in used if value != IGNORE_LABEL]
+    shown = [tuple(palette[3 * value:3 * value + 3]) for value in used]
+    vocs = shown == list(map(tuple, utils.voc_palette()[used].tolist()))
+    labels = [meant.get(colour) for colour in shown]
+    if labels == table[used].tolist() or vocs and not class_set.has_own_colours:
+        return table
+    if None not in labels:
+        table[used] = labels
+        return table
+    wrong = [value for value, label in zip(used, labels) if label not in (None, table[value])]
+    if wrong and class_set.has_own_colours and not vocs:
+        raise BadFileError(f"{path}: its palette has the classes' colours in another order, as for value {wrong[0]}, "
+                           f'and {shown[labels.index(None)]}, which is no class; save it in colour or in grey',
+                           'odd palette')
+    return table
+
+
+def look_up_colours(colours, path, class_set):
+    """Labels of uint8 RGB [H, W, 3] in a class set; BadFileError if a colour is not in it."""
     packed = pack_colours(colours)
-    labels = np.full(packed.shape, unmapped, np.uint8)
-    for value, colour in zip(values, pack_colours(class_set.palette[values])):
-        labels[packed == colour] = value
-    if (labels == unmapped).any():
-        colour = tuple(colours[labels == unmapped][0].tolist())
-        colour_map = 'VOC colour map' if class_set == classes.VOC else 'colour map of --classes'
+    labels = np.full(packed.shape, NO_CLASS, np.uint8)
+    for colour, label in class_set.label_of_colour.items():
+        labels[packed == pack_colours(np.array(colour))] = label
+    if (labels == NO_CLASS).any():
+        colour = tuple(colours[labels == NO_CLASS][0].tolist())
+        colour_map = 'VOC colour map' if class_set == VOC else 'colour map of --classes'
         raise BadFileError(f'{path}: colour {colour} is not in the {colour_map}', 'unknown colour')
     return labels
 
@@ -218,15 +316,6 @@ def encode_label(labels):
 def scaled_size(size, scale):
     """(width, height) times `scale`, each rounded, and at least 1 pixel."""
     return tuple(max(1, round(side * scale)) for side in size)
-
-
-def scale_image(image, scale):
-    """Scales an ImageFile by averaging areas, which loses no thin line; bytes of a JPEG, quality 95, 4:4:4."""
-    pixels = cv2.resize(np.asarray(image.picture.convert('RGB')), scaled_size(image.size, scale),
-                        interpolation=cv2.INTER_AREA)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, 'JPEG', quality=95, subsampling=0)
-    return file.getvalue()
 
 
 def scale_label(labels, scale):

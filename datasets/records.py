@@ -16,13 +16,13 @@ One `tf.train.Example` for each image:
 import contextlib
 import errno
 import io
+import os
 
 import psutil
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
-from PIL import Image
 
-from datasets import pictures
+from datasets import classes, pictures
 from utils import UserError, open_file
 
 # What is read of an example.
@@ -34,6 +34,7 @@ FEATURES = {
     'image/filename': tf.FixedLenFeature([], tf.string),
 }
 BYTES_PER_PIXEL = 700  # of an image that the network sees at full size: two float32 maps of 64 channels, and the scores
+FRAME = 16  # bytes around each example: its length and two checksums
 CURE = 'write it with convert_fcn_dataset.py'
 
 
@@ -85,12 +86,14 @@ def count_examples(record, whole=False):
     max_pixels = pictures.MAX_PIXELS
     if whole:
         max_pixels = min(max_pixels, psutil.virtual_memory().total // BYTES_PER_PIXEL)
-    count = 0
+    count = size = 0
     try:
         with open_file(record):  # its errors are the clearer ones, and TensorFlow would wait for a pipe
             for serialized in tf.io.tf_record_iterator(record):
                 check_example(serialized, max_pixels)
-                count += 1
+                count, size = count + 1, size + len(serialized) + FRAME
+        if size != os.path.getsize(record):  # TensorFlow ends silently in the length of an example
+            raise UserError(f'{record}: is cut off after example {count}; {CURE}')
     except FileNotFoundError:
         raise UserError(f'{record}: no such file; {CURE}') from None
     except OSError as error:
@@ -101,6 +104,10 @@ def count_examples(record, whole=False):
         raise UserError(f'{record}: example {count}: {error}; {CURE}') from None
     if count == 0:
         raise UserError(f'{record}: holds no example; {CURE}')
+    stored = classes.read_side_file(record)
+    if stored and stored['images'] != count:
+        raise UserError(f'{record}: holds {count} examples, but {classes.side_file(record)} says {stored["images"]}; '
+                        f'copy both again, or {CURE}')
     return count
 
 
@@ -145,7 +152,7 @@ def check_sizes(values, max_pixels):
 def read_size(data, formats):
     """(width, height) in the header of a picture's bytes; None if it is not one of Pillow's `formats`, or damaged."""
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as picture:
+        with pictures.open_picture(io.BytesIO(data), formats) as picture:
             return picture.size
     except Exception:  # Pillow raises nearly anything on damaged bytes
         return None

@@ -10,16 +10,23 @@ Dataset, has masks without void borders for 11,355 images of VOC2011, as img/, c
 import collections
 import concurrent.futures
 import os
+import re
 from typing import NamedTuple
 
-import numpy as np
-
 import utils
-from datasets import pictures
+from datasets import photos, pictures
 from datasets.pictures import BadFileError
 
 ROLES = ('train', 'val')
 SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
+OTHER_LINES = (  # of lists that hold more than ids, and what they are
+    (r'\S+\s+-?[01]', "an id with 1 or -1, as VOC's lists of one class have; take a list of ImageSets/Segmentation"),
+    (r'#.*', 'a comment; remove it'),
+    (r'["\'].*', 'in quotes; remove them'),
+    (r'.*[/\\].*[\s,;].*[/\\].*', 'two paths; give the file name of the image alone, without folder and ending'),
+    (r'.*[/\\].*', 'a path; give the file name alone, without folder and ending'),
+    (r'.*\.(?i:jpe?g|png|bmp|mat)', 'a file name with its ending; remove the ending'),
+    (r'.*[\s,;].*', 'more than one word; give the id alone'))
 
 
 class Finding(NamedTuple):
@@ -29,13 +36,14 @@ class Finding(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The train or the val part of a data set."""
+    """The train or the val part of a data set; `images` and `masks` are dicts of id to list of paths."""
     role: str  # of ROLES
     list_path: str  # text file, one id a line
-    image_dirs: list  # the first of them that holds an image counts
+    image_dir: str
     label_dir: str
-    data_dirs: list  # links may not lead out of these
-    sbd_dir: str | None = None  # its folder cls has the masks that are not in label_dir
+    images: dict
+    masks: dict
+    sbd_dir: str | None = None
 
     @property
     def list_name(self):
@@ -52,10 +60,10 @@ class Lists(NamedTuple):
 class Pair(NamedTuple):
     """An image and its mask, as far as they can be read."""
     image_path: str
-    label_path: str
     image: pictures.ImageFile | None
-    labels: np.ndarray | None  # uint8 [H, W]
+    mask: pictures.Mask | None
     faults: list  # of Finding; empty if the pair can be used
+    notes: list  # of Finding
 
 
 # ------------------------------------------------------------------------------------------- folders
@@ -76,21 +84,24 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
     Raises:
         utils.UserError: a folder is missing.
     """
-    image_dir = os.path.join(data_dir, 'JPEGImages')
-    label_dirs = [os.path.join(data_dir, name) for name in label_dirs]
     check_folder(data_dir, f'--data_dir {data_dir} is not a folder: unpack VOC2012 there, or name the folder that '
                            'holds JPEGImages')
+    image_dir = os.path.join(data_dir, 'JPEGImages')
     check_folder(image_dir, f'{image_dir} is not a folder: --data_dir must name the folder that holds JPEGImages')
-    for role, path in zip(ROLES, label_dirs):
+    images, splits = list_files(image_dir, pictures.FORMATS), []
+    for role, name, label_dir in zip(ROLES, list_names, label_dirs):
+        path = os.path.join(data_dir, label_dir)
         check_folder(path, f'{path} is not a folder: name the one with the masks by --{role}_label_dir')
-    paths = [os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt') for name in list_names]
-    train, val = (Split(*of_role, [data_dir]) for of_role in zip(ROLES, paths, [[image_dir]] * 2, label_dirs))
+        splits.append(Split(role, os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt'), image_dir, path,
+                            images, list_files(path, ('.png', '.bmp'))))
     if sbd_dir:
         check_folder(os.path.join(sbd_dir, 'cls'), f'--sbd_dir {sbd_dir}: has no folder cls; name the folder '
                                                    'benchmark_RELEASE/dataset of SBD')
-        train = train._replace(image_dirs=[image_dir, os.path.join(sbd_dir, 'img')], data_dirs=[data_dir, sbd_dir],
-                               sbd_dir=sbd_dir)
-    return [train, val]
+        # VOC's own files are taken where there are some, because its masks have void borders.
+        splits[0] = splits[0]._replace(
+            images={**list_files(os.path.join(sbd_dir, 'img'), pictures.FORMATS), **images},
+            masks={**list_files(os.path.join(sbd_dir, 'cls'), ('.mat',)), **splits[0].masks}, sbd_dir=sbd_dir)
+    return splits
 
 
 def check_folder(path, message):
@@ -99,13 +110,23 @@ def check_folder(path, message):
         raise utils.UserError(message)
 
 
+def list_files(folder, endings):
+    """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
+    found = collections.defaultdict(list)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in endings:
+            found[stem].append(os.path.join(folder, name))
+    return dict(found)
+
+
 # ------------------------------------------------------------------------------------------- lists
 
 
 def read_lists(splits):
     """Reads the lists of train and val and, if SBD takes part, its two lists, whose ids join train.
 
-    SBD's images of val are left out. What SBD adds is printed.
+    SBD's images of val are left out. What SBD adds is printed, and that val is train if that was asked for.
 
     Returns:
         Lists.
@@ -113,15 +134,22 @@ def read_lists(splits):
     Raises:
         utils.UserError: a list is missing, empty or not text.
     """
+    train, val = splits
     sources = [(split.list_path, f'name another list by --{split.role}_split, or mend --data_dir') for split in splits]
-    if sbd_dir := splits[0].sbd_dir:
-        sources += [(os.path.join(sbd_dir, f'{role}.txt'), 'name the folder benchmark_RELEASE/dataset of SBD by '
-                                                           '--sbd_dir') for role in ROLES]
+    if train.sbd_dir:
+        sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name the folder benchmark_RELEASE/dataset of SBD by '
+                                                                 '--sbd_dir') for role in ROLES]
     lines = [read_lines(*source) for source in sources]
-    faults = [fault for (path, _), of_list in zip(sources, lines) for fault in find_list_faults(path, of_list)]
-    ids = [list(dict.fromkeys(filter(is_id, of_list))) for of_list in lines]
-    faults += find_overlap(splits, *ids[:2])
-    added = add_sbd(ids[0], ids[1], [*ids[2], *ids[3]]) if sbd_dir else []
+    faults, ids = [], []
+    for (path, _), of_list in zip(sources, lines):
+        found, of_path = find_ids(path, of_list, train.images)
+        ids.append(found)
+        faults += of_path
+    if train.list_path == val.list_path:
+        print(f'note: {val.list_path} is the list of both train and val: scores are those on images trained on')
+    else:
+        faults += find_overlap(splits, *ids[:2])
+    added = add_sbd(ids[0], ids[1], [*ids[2], *ids[3]]) if train.sbd_dir else []
     return Lists([ids[0] + added, ids[1]], [len(lines[0]) + len(added), len(lines[1])], faults)
 
 
@@ -130,8 +158,8 @@ def read_ids(list_path, cure):
 
     UserError if it is missing (`cure` is what to do then), empty or not text, or has an unusable or a repeated id.
     """
-    ids = read_lines(list_path, cure)
-    for fault in find_list_faults(list_path, ids):
+    ids, faults = find_ids(list_path, read_lines(list_path, cure))
+    for fault in faults:
         raise utils.UserError(fault.message)
     return ids
 
@@ -146,20 +174,33 @@ def read_lines(list_path, cure):
     except UnicodeDecodeError as error:
         raise utils.UserError(f'{list_path} is not UTF-8 text: it must hold one image id a line') from error
     if not lines:
-        raise utils.UserError(f'{list_path} is empty: it must hold one image id a line')
+        raise utils.UserError(f'{list_path} is empty: it must hold one image id a line; to score on the images trained '
+                              'on, give --val_split train')
     return lines
 
 
-def find_list_faults(list_path, lines):
-    """Yields a Finding for each line that is not an id, and one for the repeated ids."""
+def find_ids(list_path, lines, images=None):
+    """The ids in the lines of a list, and its faults: lines that are not ids, and ids that are repeated.
+
+    A line that may be an id, but looks as if it held more than that, is one if `images`, a dict by id, has it.
+
+    Returns:
+        (list of str, each once; list of Finding, one for each form of lines).
+    """
+    ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
-        if not is_id(line):
-            yield Finding('not an id', f'{list_path}: {line[:80]!r} is not an id: give the file name alone, without '
-                                       'folder and ending')
-    repeated = [line for line, times in collections.Counter(lines).items() if times > 1 and is_id(line)]
+        form = next((what for form, what in OTHER_LINES if re.fullmatch(form, line)), None)
+        if not is_id(line) or form and images is not None and line not in images:
+            others[form or 'no name of a file; give the file name alone, without folder and ending'].append(line)
+        else:
+            ids[line] += 1
+    faults = [Finding('not an id', f'{list_path}: {found[0][:80]!r} is not an id, but {what} ({len(found)} such lines)')
+              for what, found in others.items()]
+    repeated = [image_id for image_id, times in ids.items() if times > 1]
     if repeated:
-        yield Finding('repeated id', f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
-                                     f'({len(repeated)} in all)')
+        faults.append(Finding('repeated id', f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
+                                             f'({len(repeated)} in all)'))
+    return list(ids), faults
 
 
 def is_id(text):
@@ -192,7 +233,7 @@ def add_sbd(train_ids, val_ids, sbd_ids):
 
 
 def read_pair(split, image_id, class_set, scale):
-    """Reads an image and its mask, and checks them.
+    """Reads an image and its mask, turns the image as viewers show it, and checks them.
 
     Args:
         split: Split. image_id: str. class_set: classes.ClassSet.
@@ -201,57 +242,67 @@ def read_pair(split, image_id, class_set, scale):
     Returns:
         Pair.
     """
-    image_paths, label_path = find_images(split, image_id), find_label(split, image_id)
-    image, labels, faults = None, None, []
-    try:
-        image = read_image(split, image_paths, coarse=scale == 1)
-    except BadFileError as error:
-        faults.append(Finding(error.kind, str(error)))
-    try:
-        pictures.check_file(label_path, split.data_dirs)
-        labels = pictures.read_label(label_path, class_set)
-    except BadFileError as error:
-        faults.append(Finding(error.kind, str(error)))
-    if image and labels is not None and image.size != labels.shape[::-1]:
-        sizes = '{} x {} pixels, its image {} x {}'.format(*labels.shape[::-1], *image.size)
-        faults.append(Finding('size mismatch', f'{label_path}: is {sizes}'))
+    image_path, image, faults = read_file(split, split.images, split.image_dir, image_id, scale,
+                                          lambda path: pictures.read_image(path, scale))
+    label_path, mask, mask_faults = read_file(split, split.masks, split.label_dir, image_id, scale,
+                                              lambda path: pictures.read_mask(path, class_set, scale))
+    notes = [Finding('odd palette', f'{label_path}: {mask.oddity}')] if mask and mask.oddity else []
+    if image and 2 <= image.orientation <= 8:
+        image, note = turn_image(image_path, image, mask)
+        notes.append(note)
+    faults += mask_faults
+    if image and mask and image.size != mask.labels.shape[::-1]:
+        sizes = '{} x {} pixels, its image {} x {}'.format(*mask.labels.shape[::-1], *image.size)
+        turned = f', turned by its EXIF orientation {image.orientation}' if image.orientation > 1 else ''
+        faults.append(Finding('size mismatch', f'{label_path}: is {sizes}{turned}'))
     if image:
-        faults += find_scaling_faults(image_paths[0], image.size, scale)
-    return Pair(image_paths[0], label_path, image, labels, faults)
+        width, height = pictures.scaled_size(image.size, scale)
+        if min(width, height) < SMALL_SIDE <= min(image.size):  # an image that was small before is not --scale's fault
+            faults.append(Finding('too small', f'--scale {scale:g}: makes {image_path} {width} x {height} pixels, and '
+                                               f'fewer than {SMALL_SIDE} on a side are one to the network; take a '
+                                               'larger one'))
+    return Pair(image_path, image, mask, faults, notes)
 
 
-def find_images(split, image_id):
-    """The paths of an image, list of str: normally one; if there is none, that of a JPEG."""
-    for folder in split.image_dirs:
-        paths = [os.path.join(folder, image_id + ending) for ending in pictures.FORMATS]
-        found = [path for path in paths if os.path.lexists(path)]
-        if found:
-            return found
-    return paths[:1]
+def read_file(split, files, folder, image_id, scale, read):
+    """Reads an image or a mask by `read`, function of a path.
+
+    Returns:
+        its path, in `folder` if `files`, dict by id, lacks it; the result, None if it cannot be used; list of Finding.
+    """
+    found = files.get(image_id) or [path for ending in photos.IMAGE_ENDINGS
+                                    if os.path.lexists(path := os.path.join(folder, image_id + ending))]
+    path = found[0] if found else os.path.join(folder, image_id + ('.jpg' if folder == split.image_dir else '.png'))
+    try:
+        if len(found) > 1:
+            raise BadFileError(f'{path}: {os.path.basename(found[1])} is there as well; keep one of them', 'two images')
+        pictures.check_file(path, filter(None, (os.path.dirname(split.image_dir), split.sbd_dir)), scale)
+        return path, read(path), []
+    except BadFileError as error:
+        return path, None, [Finding(error.kind, str(error))]
 
 
-def find_label(split, image_id):
-    """The path of an image's mask: VOC's own, which has void borders, or SBD's if that is missing."""
-    path = os.path.join(split.label_dir, image_id + '.png')
-    if split.sbd_dir and not os.path.lexists(path):
-        return os.path.join(split.sbd_dir, 'cls', image_id + '.mat')
-    return path
+def turn_image(path, image, mask):
+    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; returns it, and a Finding."""
+    upright, by_exif = pictures.turn_upright(image), f'by its EXIF orientation {image.orientation}'
+    if mask and mask.labels.shape[::-1] == image.size != upright.size:
+        return image, Finding('stored image', f'{path}: is used as it is stored, because its mask has that size; '
+                                              f'viewers and predict.py turn it {by_exif}')
+    return upright, Finding('turned image', f'{path}: is turned as viewers show it, {by_exif}, and encoded anew')
 
 
-def read_image(split, paths, coarse):
-    """Reads the image at find_images' path, see pictures.read_image; BadFileError if there are two."""
-    if len(paths) > 1:
-        raise BadFileError(f'{paths[0]}: {os.path.basename(paths[1])} is there as well; keep one of them', 'two images')
-    pictures.check_file(paths[0], split.data_dirs)
-    return pictures.read_image(paths[0], coarse)
+def list_findings(findings, title, shown):
+    """Yields the lines for the terminal: of each kind of Finding the first `shown`, and how many there are.
 
-
-def find_scaling_faults(path, size, scale):
-    """Yields a Finding if `scale` makes an image, (width, height), too small to learn from."""
-    width, height = pictures.scaled_size(size, scale)
-    if min(width, height) < SMALL_SIDE <= min(size):  # an image that was small before is not --scale's fault
-        yield Finding('too small', f'--scale {scale:g}: makes {path} {width} x {height} pixels, and fewer than '
-                                   f'{SMALL_SIDE} on a side are one to the network; take a larger one')
+    title: 'fault' or 'note', with which a line begins, or '' for the messages alone.
+    """
+    by_kind = collections.defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding.message)
+    for kind, messages in by_kind.items():
+        yield from (f'{title}: {kind}: {message}' if title else message for message in messages[:shown])
+        if len(messages) > shown:
+            yield f'{title or "fault"}: {kind}: {len(messages):,} in all; --check --check_json FILE lists them'
 
 
 def map_in_order(function, items, num_workers):

@@ -29,6 +29,9 @@ def find_checkpoint(path):
     """
     if os.path.isdir(os.path.join(path, 'train')):
         path = os.path.join(path, 'train')
+    for file in (path, f'{path}.index', os.path.join(path, 'checkpoint')):  # TensorFlow would wait for a pipe
+        if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+            raise UserError(f'{file}: is not a file; give a checkpoint or the folder of a run')
     checkpoint = path
     if os.path.isdir(path):
         state = read_state(path)

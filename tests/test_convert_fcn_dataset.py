@@ -147,12 +147,13 @@ def test_order_is_kept_and_few_results_are_held_with_many_items():
 def test_label_dir_of_one_split_leaves_the_other_alone(voc):
     (voc / 'SegmentationClassAug').mkdir()
     for image_id in 'abc':
-        write_palette_mask(voc / 'SegmentationClassAug' / f'{image_id}.png', np.full((3, 4), 20, np.uint8))
+        mask = np.array([[20] * 4, [1] * 4, [1] * 4], np.uint8)
+        write_palette_mask(voc / 'SegmentationClassAug' / f'{image_id}.png', mask)
     write_split(voc, 'trainaug', 'cb')
     out = run(voc, '--train_split', 'trainaug', '--train_label_dir', 'SegmentationClassAug')
     train, val = (read_record(out / name) for name in RECORDS)
     assert [example['image/filename'] for example in train] == [[b'c'], [b'b']]
-    assert np.unique(label_of(train[0])).tolist() == [20]
+    assert np.unique(label_of(train[0])).tolist() == [1, 20]
     np.testing.assert_array_equal(label_of(val[0]), MASK)
 
 

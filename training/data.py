@@ -25,15 +25,17 @@ def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_
         complete_images: bool, whether training images are not cropped.
 
     Raises:
-        UserError: a record is damaged, they are of other classes, or the counts for the class weights are missing.
+        UserError: a record is damaged, they are of other classes, the training masks lack a second class, or the counts
+            for the class weights are missing.
     """
     num_examples = count_examples(dataset_train, whole=complete_images)
     num_val_examples = count_examples(dataset_val, whole=True)
     class_set = classes.of_record(dataset_train, classes_file)
     classes.check_same(class_set, dataset_train, classes.of_record(dataset_val, classes_file), dataset_val)
-    weights = None
+    counted, weights = classes.read_side_file(dataset_train), None
+    if counted and (lack := classes.describe_lack(class_set, counted['pixels'][:-1], needed=2)):
+        raise UserError(f'{dataset_train}: {lack}')
     if class_weights == 'median_frequency':
-        counted = classes.read_side_file(dataset_train)
         if counted is None:
             raise UserError(f'{classes.side_file(dataset_train)}: missing, and --class_weights needs its counts; write '
                             'the record again with convert_fcn_dataset.py')

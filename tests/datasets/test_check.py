@@ -147,9 +147,10 @@ def test_png_images_are_compared_by_their_colours(voc, capfd):
 
 
 def test_two_images_of_one_id_are_a_fault(voc, capfd):
-    Image.open(image_of(voc, 3)).save(image_of(voc, 3).with_suffix('.jpeg'))
+    twin = image_of(voc, 3).with_suffix('.jpeg')
+    Image.open(image_of(voc, 3)).save(twin)
     assert only_fault(voc, capfd) == {
-        'kind': 'two images', 'message': f'{image_of(voc, 3)}: train_000003.jpeg is there as well; keep one of them'}
+        'kind': 'two images', 'message': f'{twin}: train_000003.jpg is there as well; keep one of them'}
 
 
 def test_images_that_differ_in_one_fine_detail_are_two(voc, capfd):
@@ -221,8 +222,8 @@ def test_oddities_are_notes_and_no_faults(voc, capfd):
                        f'{image_of(voc, 0)}',
         'void mask': f'train.txt: 1 masks are void all over, such as that of {image_of(voc, 1)}',
         'small image': f'train.txt: 1 images are smaller than 32 pixels on a side, such as {image_of(voc, 2)}',
-        'odd palette': f'{mask_of(voc, 3)}: value 1 has the colour of person: is the palette in another order than '
-                       "VOC's?",
+        'odd palette': f"{mask_of(voc, 3)}: its palette has the classes' colours in an order of its own; the colours "
+                       'count, not the values',
         'in no list': '1 masks are in neither train.txt nor val.txt'}
     assert report['train']['masks'] == {'colour': 1, 'palette': 11}
     assert report['train']['smallest'] == {'id': 'train_000002', 'width': 80, 'height': 31}
@@ -234,7 +235,7 @@ def test_many_faults_of_a_kind_are_cut_short_on_the_terminal_alone(voc, capfd):
     error, lines, report = check(voc, capfd)
     assert error.startswith('12 faults') and len(report['faults']) == 12
     faults = [line for line in lines if line.startswith('fault: ')]
-    assert len(faults) == 11 and faults[-1] == 'fault: missing: 2 more; --check_json FILE lists all'
+    assert len(faults) == 11 and faults[-1] == 'fault: missing: 12 in all; --check --check_json FILE lists them'
 
 
 def test_nothing_is_written_unless_asked_for(voc, monkeypatch, capfd):
@@ -266,11 +267,11 @@ def own_classes(voc):
     return flags
 
 
-def paint_all(voc, values):
-    """Each mask anew: its columns take the values in turn, in VOC's palette."""
+def paint_all(voc, values, colours=None):
+    """Each mask anew: its columns take the values in turn, in VOC's palette or in other colours."""
     mask = np.tile(np.resize(np.array(values, np.uint8), 80), (64, 1))
     for path in (voc / 'SegmentationClass').iterdir():
-        save_mask(path, mask)
+        save_mask(path, mask, None if colours is None else np.array(colours, np.uint8))
 
 
 def test_own_classes_are_checked_and_counted(voc, capfd, own_classes):
@@ -285,15 +286,20 @@ def test_own_classes_are_checked_and_counted(voc, capfd, own_classes):
                                                                             '0..1 nor 255; does --classes name all?'}
 
 
-def test_a_lone_class_0_is_something_to_learn_unless_it_is_background(voc, capfd, own_classes):
-    paint_all(voc, [0, 255])
-    error, _, report = check(voc, capfd, *own_classes('road', 'tree'))
-    assert error is None
-    assert report['notes'] == [{'kind': 'class not in train', 'message': 'train.txt: no pixel of tree'}]
-    assert only_fault(voc, capfd, *own_classes('background', 'tree'))['kind'] == 'nothing to learn'
-    paint_all(voc, [255])
-    assert only_fault(voc, capfd, *own_classes('road', 'tree'))['message'] == (
-        'train.txt: every pixel is void; masks must hold class indices, not 0 and 255')
+@pytest.mark.parametrize('names, values, held', [
+    (('other', 'road'), [0, 255], 'other (0) and void (255)'), (('background', 'road'), [0], 'background (0) and void'),
+    (('road', 'tree'), [255], 'void (255)'), (('road', 'tree', 'sky'), [1], 'tree (1) and void (255)'),
+    (('road', 'tree', 'void #000000'), [1, 2, 255], 'tree (1) and void (255)')])
+def test_d3_masks_of_one_class_are_a_fault(voc, capfd, own_classes, names, values, held):
+    paint_all(voc, values, colours=[(9, 9, 9)] * 256)
+    flags = own_classes(*names)
+    error, _, report = check(voc, capfd, *flags)
+    assert {fault['kind'] for fault in report['faults']} == {'nothing to learn'} and error.endswith('listed above')
+    assert report['faults'][0]['message'].startswith(f'train.txt: the masks hold only {held}')
+    assert 'for two, 0 and 1 instead of 0 and 255, which is void' in report['faults'][0]['message']
+    with pytest.raises(UserError, match='train.txt: the masks hold only') as caught:
+        convert.main(['--data_dir', str(voc), '--output_dir', str(voc.parent / 'out'), *flags])
+    assert held in str(caught.value) and '\n' not in str(caught.value) and not os.listdir(voc.parent / 'out')
 
 
 def test_palettes_and_colours_are_held_against_the_classes_own(voc, capfd, own_classes):
@@ -307,8 +313,8 @@ def test_palettes_and_colours_are_held_against_the_classes_own(voc, capfd, own_c
     _, _, report = check(voc, capfd, *flags)
     assert report['faults'] == []
     assert {note['kind']: note['message'] for note in report['notes']} == {
-        'odd palette': f'{mask_of(voc, 0)}: value 0 has the colour of tree: is the palette in another order than your '
-                       "classes'?",
+        'odd palette': f"{mask_of(voc, 0)}: its palette has the classes' colours in an order of its own; the colours "
+                       'count, not the values',
         'colour mask': "train.txt: 1 masks are colour pictures, which are read by your classes' colours, such as that "
                        f'of {image_of(voc, 1)}'}
 

@@ -37,10 +37,12 @@ def test_a_line_may_end_in_a_colour(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('', 'holds 0 classes; give 1 to 254'), ('\n'.join(map(str, range(255))), 'holds 255 classes'),
+    ('', 'holds 0 classes beside void; give 2 to 254'),
+    ('road', 'holds 1 classes'), ('road\nvoid', 'holds 1 classes'),
+    ('\n'.join(map(str, range(255))), 'holds 255 classes'),
     ('sky\ntree\nsky', 'the name sky stands for two classes'), ('sky #010203\ntree #010203', r'the colour \(1, 2, 3\)'),
-    ('sky #e0e0c0', 'is that of void'), ('sky #80a0f', "'sky #80a0f' does not end in a colour"),
-    ('a' * 61, 'is not a name'), ('sky\x1b[2J', 'is not a name'),
+    ('sky #e0e0c0\ntree', 'is that of void'), ('sky #80a0f', "'sky #80a0f' does not end in a colour"),
+    ('a' * 61 + '\nb', 'is not a name'), ('sky\x1b2J\ntree', 'is not a name'),
     (b'\xff\xfe\0', 'is not UTF-8 text')])
 def test_what_is_no_list_of_classes_is_one_line(tmp_path, content, message):
     path = write(tmp_path / 'classes.txt', content)
@@ -82,14 +84,15 @@ def link_to_itself(path):
     path.symlink_to(path.name)
 
 
-def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2)):
-    return json.dumps({'classes': [{'name': name, 'colour': colour}], 'images': images, 'pixels': pixels})
+def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2, 0)):
+    entries = [{'name': name, 'colour': colour}, {'name': 'tree', 'colour': '#102030'}]
+    return json.dumps({'classes': entries, 'images': images, 'pixels': pixels})
 
 
 @pytest.mark.parametrize('content', [
     '', '[]', '{}', 'null', '{"classes": [], "images": 1, "pixels": []}', '[' * 100000, b'\xff', side_file(pixels=[1]),
     side_file(colour='red'), side_file(colour='#0102'), side_file(colour=7), side_file(name=1), side_file(images=-1),
-    side_file(images='1'), side_file(pixels=[1, 0.5])])
+    side_file(images='1'), side_file(pixels=[1, 0.5, 0])])
 def test_a_damaged_side_file_is_named(tmp_path, content):
     write(tmp_path / 'a.record.json', content)
     with pytest.raises(UserError, match='a.record.json: damaged; write the record again'):

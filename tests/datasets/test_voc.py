@@ -34,7 +34,7 @@ def mat_of(mask, compressed=True):
 
 def read(path, content):
     path.write_bytes(content)
-    return pictures.read_label(str(path), classes.VOC)
+    return pictures.read_mask(str(path), classes.VOC, scale=1).labels
 
 
 def labels_of(png):
