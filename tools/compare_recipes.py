@@ -32,9 +32,9 @@ AVERAGED = ['--scales', '0.75,1,1.25', '--flip']
 
 
 class Study(NamedTuple):
-    """What is compared on a data set; its images and masks are scaled by `scale`."""
+    """What is compared on a data set."""
     title: str
-    scale: float
+    scale: float  # of images and masks
     images_seen: int  # training images of each run
     long_images: int  # training images of one more run, with the best flags; 0: no such run
     trials: int  # of the search for the CRF's parameters
@@ -87,13 +87,23 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
+    """Searches the CRF's parameters for the first run, and for the best run or its longer training."""
     args = parse_args(argv)
     utils.quiet_tensorflow()
-    lab = Lab(STUDIES[args.study], os.path.join(args.output_dir, args.study), args.checkpoint_path)
+    study = STUDIES[args.study]
+    lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path)
     lab.convert(args.data_dir, args.classes)
-    rows, best = compare(lab)
+    rows = [lab.train_and_score(name, flags, study.images_seen) for name, flags in study.runs.items()]
+    best = max(rows, key=lambda row: row.held_out)
+    refined = [lab.refine(rows[0], 'searched CRF')]
+    if study.long_images:
+        rows.append(lab.train_and_score(f'{best.name}_longer', best.flags, study.long_images))
+        refined += [lab.refine(rows[-1], 'searched CRF'),
+                    lab.refine(rows[-1], 'searched CRF, three scales and mirrored', *AVERAGED)]
+    elif best is not rows[0]:
+        refined.append(lab.refine(best, 'searched CRF'))
     os.makedirs(args.results_dir, exist_ok=True)
-    write_page(lab, rows, best, os.path.join(args.results_dir, args.study))
+    write_page(lab, rows + refined, best.name, os.path.join(args.results_dir, args.study))
     print(f'table and curves in {args.results_dir}')
 
 
@@ -190,23 +200,6 @@ class Lab:
         val = self.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
         return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
                             val_crf=val['crf']['mean_iou'])
-
-
-def compare(lab):
-    """Trains and scores all runs of a study; returns a list of Row, and the name of the best run on `held_out`.
-
-    The CRF's parameters are searched for the first run, and for the best run or its longer training.
-    """
-    rows = [lab.train_and_score(name, flags, lab.study.images_seen) for name, flags in lab.study.runs.items()]
-    best = max(rows, key=lambda row: row.held_out)
-    refined = [lab.refine(rows[0], 'searched CRF')]
-    if lab.study.long_images:
-        rows.append(lab.train_and_score(f'{best.name}_longer', best.flags, lab.study.long_images))
-        refined += [lab.refine(rows[-1], 'searched CRF'),
-                    lab.refine(rows[-1], 'searched CRF, three scales and mirrored', *AVERAGED)]
-    elif best is not rows[0]:
-        refined.append(lab.refine(best, 'searched CRF'))
-    return [*rows, *refined], best.name
 
 
 def write_page(lab, rows, best, stem):

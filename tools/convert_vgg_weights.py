@@ -112,8 +112,8 @@ def read_npy(path, stack):
     return {(layer, kind): array for layer, arrays in layers.items() for kind, array in zip(KINDS, arrays)}
 
 
-READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_npy)}
 KERAS = ("file of Keras's VGG16 (.h5, .keras)", read_keras)
+READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_npy)}
 
 
 def find_hed_weights():

@@ -72,21 +72,18 @@ def fetch(published, folder):
     """
     path = os.path.join(folder, published.name)
     partial = f'{path}.part'
-    existed = os.path.exists(path)
-    if not existed:
+    found = path if os.path.exists(path) else partial
+    if found == partial:
         transfer(published, partial)
-    with open(path if existed else partial, 'rb') as file:
+    with open(found, 'rb') as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    is_right = published.md5 in (None, md5)
-    if existed and not is_right:
-        raise utils.UserError(f'{path}: its MD5 is not {published.md5}; remove it, or rename it to '
-                              f'{published.name}.part if it is only the beginning, and start again')
-    if not is_right:
-        os.remove(partial)
-        raise utils.UserError(f'{published.url}: the file that came does not have the MD5 {published.md5}, and was '
-                              'removed; start again, or name another address')
-    if not existed:
-        os.replace(partial, path)
+    if published.md5 not in (None, md5):
+        cure = f'remove it, or rename it to {published.name}.part if it is only the beginning, and start again'
+        if found == partial:
+            os.remove(partial)
+            cure = f'it was removed, so start again, or name another address than {published.url}'
+        raise utils.UserError(f'{found}: its MD5 is not {published.md5}; {cure}')
+    os.replace(found, path)
     return path
 
 
@@ -166,11 +163,9 @@ def unpack(path, folder, prefixes):
                                         if member.name.removeprefix('./').startswith(prefixes)), filter='data')
             while archive.fileobj.read(PART_BYTES):  # to the end, where gzip's checksum is
                 pass
-    except tarfile.FilterError as error:
-        raise utils.UserError(f'{path}: {utils.find_reason(error)}; remove it and name another address') from None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise utils.UserError(f'{path}: damaged, or not an archive ({utils.find_reason(error)}); remove it and start '
-                              'again') from error
+                              'again, or name another address') from error
 
 
 def unpack_voc(path, output_dir):

@@ -79,13 +79,12 @@ def main(argv=None):
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
     maps = predict_maps(checkpoint, args.dataset, number_of_classes, spread(args.num_images, len(names)), args.scales,
                         args.flip)
-    without_crf = score_without_crf(maps, number_of_classes)
+    without_crf = mean_iou(sum(confusion_matrix(found['label'], found['plain'], number_of_classes) for found in maps))
     if math.isnan(without_crf):
         raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
     trials = search(maps, number_of_classes, args.trials, args.seed, args.num_workers)
     if len(trials) < args.trials:
         print(f'stopped after {len(trials)} of {args.trials} trials; results so far:')
-    print_results(trials, without_crf)
     write_results(output_dir, trials, without_crf, {
         'dataset': args.dataset, 'images': len(maps), 'checkpoint': checkpoint,
         'step': weights.checkpoint_step(checkpoint), 'sha256': weights.hash_checkpoint(checkpoint),
@@ -104,8 +103,6 @@ def read_names(record):
 def check_images(record, names, settings):
     """Refuses images that the run is scored on, and warns of images that the network was trained on.
 
-    If a record of the run is missing, another with its file name counts as the same.
-
     Args:
         record: str, --dataset. names: list of str, its images. settings: dict, the run's settings.json.
 
@@ -113,21 +110,18 @@ def check_images(record, names, settings):
         UserError: the record holds images that the run is scored on.
     """
     for key, purpose in (('dataset_val', 'is scored on'), ('dataset_train', 'was trained on')):
-        other, shared = settings.get(key), 0
-        if other and os.path.exists(other):
-            shared = len(set(names) & set(read_names(other)))
-        elif other and os.path.basename(other) == os.path.basename(record):
-            shared = len(names)
-        else:
+        other = settings.get(key)
+        if not other or not os.path.exists(other):
             print(f'warning: the record that the run {purpose} {f"({other}) is missing" if other else "is not known"}: '
                   f'make sure yourself that it shares no images with {record}', file=sys.stderr)
+            continue
+        shared = len(set(names) & set(read_names(other)))
+        problem = (f'{record}: {shared} of its {len(names)} images are in {other}, which the run {purpose}; '
+                   'give a record of held-out training images as --dataset')
         if shared and key == 'dataset_val':
-            raise UserError(f'{record}: {shared} of its {len(names)} images are in the record that the run is scored '
-                            f'on, {other}; give a record of held-out training images as --dataset')
+            raise UserError(problem)
         if shared:
-            print(f'warning: {shared} of the {len(names)} images of {record} are ones that the network was trained on '
-                  f'({other}). It is surer of them than of new images; better search on held-out images',
-                  file=sys.stderr)
+            print(f'warning: {problem}', file=sys.stderr)
 
 
 def spread(number, total):
@@ -160,11 +154,6 @@ def make_map(image, label, probabilities):
     labels = crf.find_labels(probabilities)
     return {'image': image, 'label': label, 'plain': probabilities.argmax(axis=-1).astype(np.uint8), 'labels': labels,
             'probabilities': probabilities[:, :, labels].astype(np.float16)}
-
-
-def score_without_crf(maps, number_of_classes):
-    """Mean IoU of the most probable classes in make_map's dicts, float; nan if all pixels are void."""
-    return mean_iou(sum(confusion_matrix(found['label'], found['plain'], number_of_classes) for found in maps))
 
 
 def search(maps, number_of_classes, number, seed, num_workers):
@@ -219,29 +208,21 @@ def find_best(trials):
 
 
 def write_results(folder, trials, without_crf, facts):
-    """Writes FOLDER/trials.csv and, with `facts`, a dict of how it was found, crf.json, which --crf_params takes."""
+    """Writes FOLDER/trials.csv, and crf.json with `facts`, a dict of how it was found; prints the mean IoUs."""
+    best = find_best(trials)
+    scores = {'without_crf': without_crf, **{trial.kind: trial.mean_iou for trial in trials[:2]}, 'best': best.mean_iou}
+    print('mean IoU: ' + ', '.join(f'{name} {iou:.4f}' for name, iou in scores.items()).replace('_crf', ' CRF'))
+    if best.mean_iou <= without_crf:
+        print(f'none of {len(trials)} settings is better than no CRF on these images: do not use --crf for this '
+              'network, or search on with more --trials')
     os.makedirs(folder, exist_ok=True)
     with utils.whole_file(os.path.join(folder, 'trials.csv')) as partial, open(partial, 'w', newline='') as file:
         table = csv.writer(file)
         table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou'])
         table.writerows([number, trial.kind, *trial.parameters, f'{trial.mean_iou:.6f}']
                         for number, trial in enumerate(trials, start=1))
-    scores = {'without_crf': without_crf, **{trial.kind: trial.mean_iou for trial in trials[:2]},
-              'best': find_best(trials).mean_iou}
     utils.save_json(os.path.join(folder, 'crf.json'), {
-        **find_best(trials).parameters._asdict(), crf.HOW_FOUND: {**facts, 'trials': len(trials), 'mean_iou': scores}})
-
-
-def print_results(trials, without_crf):
-    """Prints the mean IoUs to compare, and a remark if no setting is better than no CRF."""
-    best = find_best(trials)
-    print(f'without CRF       {without_crf:.4f}')
-    for trial in (*trials[:2], best._replace(kind='best')):
-        values = ', '.join(f'{name} {value:g}' for name, value in trial.parameters._asdict().items())
-        print(f'{trial.kind:17} {trial.mean_iou:.4f}  {values}')
-    if best.mean_iou <= without_crf:
-        print(f'none of {len(trials)} settings is better than no CRF on these images: do not use --crf for this '
-              'network, or search on with more --trials')
+        **best.parameters._asdict(), crf.HOW_FOUND: {**facts, 'trials': len(trials), 'mean_iou': scores}})
 
 
 if __name__ == '__main__':

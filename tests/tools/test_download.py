@@ -157,14 +157,14 @@ def test_a_part_that_is_whole_is_only_checked(server, published, tmp_path):
 
 def test_a_part_of_another_file_fails_by_its_checksum(published, tmp_path):
     (tmp_path / 'a.tar.part').write_bytes(bytes(1000))
-    with pytest.raises(utils.UserError, match='does not have the MD5 [0-9a-f]{32}, and was removed'):
+    with pytest.raises(utils.UserError, match='its MD5 is not [0-9a-f]{32}; it was removed'):
         download.fetch(published, str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
 def test_a_part_that_is_too_long_for_a_server_with_ranges_fails_by_its_checksum(published, tmp_path):
     (tmp_path / 'a.tar.part').write_bytes(bytes(3_000_001))
-    with pytest.raises(utils.UserError, match='does not have the MD5 [0-9a-f]{32}, and was removed'):
+    with pytest.raises(utils.UserError, match='its MD5 is not [0-9a-f]{32}; it was removed'):
         download.fetch(published, str(tmp_path))
     assert os.listdir(tmp_path) == []
 
@@ -190,8 +190,8 @@ def test_a_wrong_checksum(server, published, tmp_path):
     server.files['a.tar'] = CONTENT[:-1] + b'?'
     with pytest.raises(utils.UserError) as caught:
         download.fetch(published, str(tmp_path))
-    assert str(caught.value) == (f'{published.url}: the file that came does not have the MD5 {published.md5}, and '
-                                 'was removed; start again, or name another address')
+    assert str(caught.value) == (f'{tmp_path}/a.tar.part: its MD5 is not {published.md5}; it was removed, so start '
+                                 f'again, or name another address than {published.url}')
     assert not isinstance(caught.value, download.UnreachableError) and os.listdir(tmp_path) == []
 
 
@@ -336,7 +336,7 @@ def test_members_that_lead_out_of_the_folder_are_refused(tmp_path, name, content
     path = tmp_path / 'a.tar'
     path.write_bytes(make_tar({**voc_members(), name: content}))
     (tmp_path / 'out').mkdir()
-    with pytest.raises(utils.UserError, match='remove it and name another address') as caught:
+    with pytest.raises(utils.UserError, match='remove it and start again, or name another address') as caught:
         download.unpack_voc(str(path), str(tmp_path / 'out'))
     assert not any(map(utils.is_control, str(caught.value)))
     assert os.listdir(tmp_path / 'out') == [] and sorted(os.listdir(tmp_path)) == ['a.tar', 'out']

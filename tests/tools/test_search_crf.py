@@ -56,8 +56,6 @@ def test_a_map_keeps_what_the_crf_sees():
     assert found['labels'].tolist() == [*range(7), *range(8, 21)]
     np.testing.assert_array_equal(found['plain'], probabilities.argmax(axis=-1))
     np.testing.assert_allclose(found['probabilities'], np.delete(probabilities, 7, axis=-1), rtol=2 ** -11, atol=1e-7)
-    confusion = confusion_matrix(label, probabilities.argmax(axis=-1), 21)
-    assert search_crf.score_without_crf([found], 21) == mean_iou(confusion)
     refined = found['labels'][crf.refine(image, np.float32(found['probabilities']), search_crf.DEEPLABS)]
     assert (refined != crf.refine(image, probabilities, search_crf.DEEPLABS)).sum() <= 2  # of 2400 pixels
 
@@ -67,7 +65,8 @@ def test_a_map_keeps_what_the_crf_sees():
 
 def test_the_search_finds_the_setting_that_suits_noise(noisy):
     """Without a CRF three pixels of ten are wrong: IoU 0.7 / 1.3. Kernels that reach far enough put them all right."""
-    assert search_crf.score_without_crf(noisy, 3) == pytest.approx(0.7 / 1.3, abs=0.03)
+    without_crf = mean_iou(sum(confusion_matrix(found['label'], found['plain'], 3) for found in noisy))
+    assert without_crf == pytest.approx(0.7 / 1.3, abs=0.03)
     trials = search_crf.search(noisy, 3, 12, 0, 2)
     assert [trial.kind for trial in trials] == ['defaults', "DeepLab's", *['random'] * 5, *['near the best'] * 5]
     assert search_crf.find_best(trials).mean_iou == 1
@@ -133,7 +132,8 @@ def test_images_of_the_validation_are_refused(three_records):
     for name, told in (('val', '3 of its 3'), ('mixed', '1 of its 3')):
         with pytest.raises(UserError) as caught:
             check(three_records[name], settings)
-        assert str(caught.value).startswith(f'{three_records[name]}: {told} images are in the record that the run is')
+        message = f'{three_records[name]}: {told} images are in {three_records["val"]}, which the run is scored on'
+        assert str(caught.value).startswith(message)
         assert '\n' not in str(caught.value) and str(caught.value).endswith('as --dataset')
 
 
@@ -142,14 +142,11 @@ def test_images_of_the_training_are_warned_of(three_records, capsys):
     check(three_records['held_out'], settings)
     assert capsys.readouterr().err == ''
     check(three_records['train'], settings)
-    assert capsys.readouterr().err.startswith('warning: 4 of the 4 images')
+    assert f'{three_records["train"]}: 4 of its 4 images are in ' in capsys.readouterr().err
 
 
 def test_records_that_are_no_longer_there(three_records, tmp_path, capsys):
-    """A record of the name of the validation record is refused, and of others it is said that nothing is known."""
     settings = {'dataset_train': three_records['train'], 'dataset_val': 'elsewhere/val.record'}
-    with pytest.raises(UserError, match='3 of its 3 images are in the record that the run is scored on, elsewhere/val'):
-        check(three_records['val'], settings)
     check(three_records['held_out'], settings)
     assert capsys.readouterr().err.startswith('warning: the record that the run is scored on (elsewhere/val.record) is')
     check(three_records['held_out'], {})
@@ -178,7 +175,7 @@ def searched(trained, held_out, tmp_path_factory):
     script = os.path.join(os.path.dirname(train.__file__), 'tools', 'search_crf.py')
     done = subprocess.run([sys.executable, script, *flags(trained, held_out, folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert 'without CRF' in done.stdout and "DeepLab's" in done.stdout and 'warning' not in done.stderr
+    assert 'mean IoU: without CRF 0.' in done.stdout and "DeepLab's 0." in done.stdout and 'warning' not in done.stderr
     return folder
 
 
@@ -226,7 +223,7 @@ def test_ctrl_c_shows_what_was_found_so_far(trained, held_out, tmp_path, monkeyp
 def test_validation_images_and_void_and_missing_records_are_one_line(trained, record, tmp_path):
     black, all_void = np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 255, np.uint8)
     void = write_named(tmp_path / 'void.record', ['v'], [(black, all_void)])
-    for path, told in ((record, '5 of its 5 images are in the record that the run is scored on'),
+    for path, told in ((record, '5 of its 5 images are in .* which the run is scored on'),
                        (void, 'the images have no annotated pixel'), (str(tmp_path / 'no.record'), 'no such file')):
         with pytest.raises(UserError, match=told):
             search_crf.main(flags(trained, path, tmp_path / 'out'))
@@ -236,11 +233,10 @@ def test_validation_images_and_void_and_missing_records_are_one_line(trained, re
 def test_that_no_crf_is_better_is_said(tmp_path, capsys):
     trials = [search_crf.Trial(kind, parameters, iou) for kind, parameters, iou in (
         ('defaults', crf.DEFAULTS, 0.5), ("DeepLab's", search_crf.DEEPLABS, 0.55))]
-    search_crf.print_results(trials, 0.55)
-    assert 'none of 2 settings is better than no CRF' in capsys.readouterr().out
-    search_crf.print_results(trials, 0.54)
-    assert 'none' not in capsys.readouterr().out
+    search_crf.write_results(str(tmp_path), trials, 0.54, FACTS)
+    assert capsys.readouterr().out == "mean IoU: without CRF 0.5400, defaults 0.5000, DeepLab's 0.5500, best 0.5500\n"
     search_crf.write_results(str(tmp_path), trials, 0.55, FACTS)
+    assert 'none of 2 settings is better than no CRF' in capsys.readouterr().out
     assert crf.read_parameters(str(tmp_path / 'crf.json')) == search_crf.DEEPLABS
     assert search_crf.find_best(trials + [trials[1]._replace(kind='random')]) is trials[1]
     assert not math.isnan(json.loads((tmp_path / 'crf.json').read_text())['found']['mean_iou']['best'])
