@@ -1,12 +1,17 @@
-"""Runs contenders in turn, each in a process of its own, and measures their time and memory. Imports no TensorFlow."""
+"""Runs contenders in turn, each round in a process of its own, and measures their time and memory.
+
+    python -m benchmarks.measure MODULE.FUNCTION SETTINGS
+
+is a contender's process: it calls a function of this package with settings, JSON, and prints what it returns.
+"""
 import contextlib
+import importlib
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
-import threading
+import time
 from typing import NamedTuple
 
 import psutil
@@ -14,45 +19,38 @@ import psutil
 from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TIMEOUT = 400  # seconds after which a process hangs
 
 
 class Contender(NamedTuple):
-    """One way of doing a row's work.
-
-    name: as in the table. function: 'MODULE.FUNCTION' of this package, see contend.py. settings: dict, its arguments.
-    cores: numbers of the cores that its process may use; None for all.
-    """
-    name: str
-    function: str
-    settings: dict
-    cores: list | None = None
+    """One way of doing a row's work: a process."""
+    name: str  # as in the table
+    arguments: list  # of `python`
+    items: int = 1  # such as images
+    cores: list | None = None  # numbers of those it may use; None for all
+    environment: dict | None = None  # variables added to this process's own
 
 
 class Round(NamedTuple):
-    """What one round did: items (such as images), seconds, and what else the row needs.
-
-    peak_bytes: the most memory that the contender has held since its start.
-    """
+    """What one round of a contender did: items, seconds, and the most memory that it held."""
     items: int
     seconds: float
-    extra: dict = {}
     peak_bytes: int = 0
 
 
-def summarise(values):
-    """Median, lowest and highest of a list of numbers."""
-    return statistics.median(values), min(values), max(values)
+def call(name, function, cores=None, **settings):
+    """The Contender that calls 'MODULE.FUNCTION' of this package, which returns items and seconds, and times itself."""
+    return Contender(name, ['-m', 'benchmarks.measure', function, json.dumps(settings)], cores=cores)
 
 
-def ratios(ours, theirs):
-    """Ours divided by theirs, round by round, because what slowed the machine down in a round has slowed both.
+def as_arguments(flags):
+    """{'max_steps': 3} to ['--max_steps', '3']."""
+    return [str(part) for name, value in flags.items() for part in (f'--{name}', value)]
 
-    Raises:
-        ValueError: the lists differ in length.
-    """
-    if len(ours) != len(theirs):
-        raise ValueError(f'{len(ours)} rounds against {len(theirs)}')
-    return [own / other for own, other in zip(ours, theirs)]
+
+def run_script(log_dir, script, *arguments, environment=None, **flags):
+    """Runs one of the suite's programs with flags and other arguments; returns a Round."""
+    return run(Contender(script, [script, *as_arguments(flags), *arguments], environment=environment), log_dir)
 
 
 def rates(rounds):
@@ -65,96 +63,65 @@ def peaks(rounds):
     return [each.peak_bytes / 1e6 for each in rounds]
 
 
-# ------------------------------------------------------------------------------------------- processes
+def time_calls(function, calls, items=1, warm_up=1):
+    """Items and seconds of so many calls, after others that warm up."""
+    for _ in range(warm_up):
+        function()
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return calls * items, time.perf_counter() - started
 
 
-def find_cores():
-    """Numbers of the cores that this process may use, list of int."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count()))
+def sum_memory(pid):
+    """Resident bytes of a process and all that it has started; 0 if one of them has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    return 0
 
 
-def sum_memory(processes):
-    """Resident memory of psutil.Processes together, in bytes."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            total += process.memory_info().rss
-    return total
-
-
-class Worker:
-    """The process of a Contender. What it prints goes to a file of its name in LOG_DIR."""
-
-    def __init__(self, contender, log_dir):
-        self.contender, self.peak_bytes = contender, 0
-        self.log = open(os.path.join(log_dir, re.sub(r'\W+', '_', contender.name) + '.log'), 'a+')
-        self.process = psutil.Popen([sys.executable, '-m', 'benchmarks.contend'], cwd=ROOT, stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, stderr=self.log, text=True)
-        self.write(contender._asdict())
-
-    def write(self, content):
-        """Sends a line of JSON to the process."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which is seen when its answer is read
-            self.process.stdin.write(json.dumps(content) + '\n')
-            self.process.stdin.flush()
-
-    def run_round(self):
-        """Has the process do one Round, and watches its memory.
-
-        Raises:
-            UserError: the process has ended.
-        """
-        ended = threading.Event()
-        watching = threading.Thread(target=self.watch_memory, args=(ended,))
-        watching.start()
-        self.write('round')
-        answer = self.process.stdout.readline()
-        ended.set()
-        watching.join()
-        if answer:
-            return Round(**json.loads(answer), peak_bytes=self.peak_bytes)
-        self.log.seek(0)
-        reason = (self.log.read().splitlines() or ['no message'])[-1][:300]
-        raise UserError(f'{self.contender.name}: {reason} (exit code {self.process.wait()}); see {self.log.name}')
-
-    def watch_memory(self, ended):
-        """Notes the peak memory, read 20 times a second until the threading.Event `ended`."""
-        own = [] if self.contender.function == 'contend.run_program' else [self.process]  # that only starts another
-        while not ended.wait(0.05):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                held = sum_memory([*own, *self.process.children(recursive=True)])
-                self.peak_bytes = max(self.peak_bytes, held)
-
-    def close(self):
-        """Ends the process, and what it has started."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for each in (*self.process.children(recursive=True), self.process):
-                each.kill()
-        self.process.communicate()
-        self.log.close()
+def run(contender, log_dir):
+    """Runs a Contender, with its output in LOG_DIR; returns a Round, or raises UserError with the last line of it."""
+    log_path, peak = os.path.join(log_dir, re.sub(r'\W+', '_', contender.name) + '.log'), 0
+    started = time.perf_counter()
+    with open(log_path, 'w') as log, subprocess.Popen(
+            [sys.executable, *contender.arguments], cwd=ROOT, stdout=log, stderr=log,
+            env={**os.environ, **(contender.environment or {})}) as process:
+        try:
+            os.sched_setaffinity(process.pid, contender.cores or os.sched_getaffinity(0))
+            while process.poll() is None and time.perf_counter() - started < TIMEOUT:
+                peak = max(peak, sum_memory(process.pid))
+                time.sleep(0.02)
+        finally:
+            process.kill()
+    seconds = time.perf_counter() - started
+    with open(log_path, errors='replace') as log:
+        last = (log.read().splitlines() or ['no message'])[-1]
+    if process.returncode:
+        raise UserError(f'{contender.name}: {last[:300]} (exit code {process.returncode}); see {log_path}')
+    times_itself = contender.arguments[:2] == ['-m', 'benchmarks.measure']
+    return Round(*json.loads(last), peak) if times_itself else Round(contender.items, seconds, peak)
 
 
 def take_turns(contenders, num_rounds, log_dir):
-    """Warms all contenders up, one after the other, and then runs their rounds in turn: A B A B ...
-
-    Args:
-        contenders: list of Contender. num_rounds: int, of each, after the warm-up. log_dir: see Worker.
-
-    Returns:
-        dict of name to list of Round.
-
-    Raises:
-        UserError: a contender failed; the message names it and its log.
-    """
+    """Runs all contenders in turn, `num_rounds` times: A B A B ...; returns a dict of name to list of Round."""
     found = {contender.name: [] for contender in contenders}
-    with contextlib.ExitStack() as stack:
-        workers = {}
+    for number in range(1, num_rounds + 1):
         for contender in contenders:
-            workers[contender.name] = stack.enter_context(contextlib.closing(Worker(contender, log_dir)))
-            workers[contender.name].run_round()
-        for number in range(1, num_rounds + 1):
-            for name, worker in workers.items():
-                done = worker.run_round()
-                print(f'  round {number}/{num_rounds}, {name}: {done.items} in {done.seconds:.2f} s', flush=True)
-                found[name].append(done)
+            done = run(contender, log_dir)
+            print(f'  round {number}/{num_rounds}, {contender.name}: {done.items} in {done.seconds:.2f} s', flush=True)
+            found[contender.name].append(done)
     return found
+
+
+def main(argv=None):
+    name, settings = sys.argv[1:] if argv is None else argv
+    module, function = name.split('.')
+    result = getattr(importlib.import_module(f'benchmarks.{module}'), function)(**json.loads(settings))
+    print('\n' + json.dumps(result), flush=True)
+
+
+if __name__ == '__main__':
+    main()
+    os._exit(0)  # a normal exit would wait for TensorFlow's threads

@@ -1,18 +1,22 @@
-"""The same FCN-8s in PyTorch, eager, for comparison. The only module that needs torch: pip install torch==2.13.0
+"""The same FCN-8s in PyTorch, for comparison. The only module that needs torch: pip install torch==2.13.0
 
-Filling, padding and the transposed convolutions are those of train.fcn: the same weights give the same logits.
+Filling, padding and the transposed convolutions are those of train.fcn: the same weights give the same logits. `tuned`
+is PyTorch's fastest form: memory in the order channels_last, Adam in one operation (fused), and for prediction
+torch.compile with frozen weights; without it, PyTorch is eager with its defaults.
 """
-import itertools
+import os
 
 import numpy as np
 import torch
+from torch import _inductor as inductor
 from torch import nn
 from torch.nn import functional
 
 import vgg
-from benchmarks.measure import find_cores
+from benchmarks.measure import time_calls
 from datasets.classes import IGNORE_LABEL
-from utils import bilinear_upsample_weights
+
+ORDERS = {False: torch.contiguous_format, True: torch.channels_last}  # of memory, by `tuned`
 
 
 class FCN8s(nn.Module):
@@ -31,10 +35,9 @@ class FCN8s(nn.Module):
             nn.Conv2d(depth, fc_channels, 7, padding=3), nn.ReLU(), nn.Dropout(0.5),
             nn.Conv2d(fc_channels, fc_channels, 1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(fc_channels, classes, 1))
         self.score_pool4, self.score_pool3 = nn.Conv2d(512, classes, 1), nn.Conv2d(256, classes, 1)
-        for layer in (self.score_pool5[-1], self.score_pool4, self.score_pool3):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        self.upscores = nn.ModuleList(upsampling(factor, classes) for factor in (2, 2, 8))
+        self.upscores = nn.ModuleList(
+            nn.ConvTranspose2d(classes, classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
+            for factor in (2, 2, 8))
         self.register_buffer('mean', torch.tensor(vgg.RGB_MEAN)[:, None, None], persistent=False)
 
     def forward(self, images):
@@ -48,55 +51,52 @@ class FCN8s(nn.Module):
         return self.upscores[2](net)[:, :, :height, :width]
 
 
-def upsampling(factor, classes):
-    """Learned transposed convolution of stride `factor` that starts as bilinear interpolation."""
-    layer = nn.ConvTranspose2d(classes, classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
-    layer.weight.data = to_torch(bilinear_upsample_weights(factor, classes))
-    return layer
-
-
-def to_torch(kernel):
-    """Kernel of TensorFlow, [H, W, in, out] (transposed convolution: [H, W, out, in]), with its last axes first."""
-    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-
-
 def segmentation_loss(logits, labels):
     """Loss of train.segmentation_loss: summed over each row, then the mean over rows and batch; 255 is in no sum."""
     total = functional.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction='sum')
     return total / (labels.shape[0] * labels.shape[1])
 
 
-def training(turns, batch_size, crop_size, fc_channels, steps, fused=None):
-    """Contender: training steps on one constant batch, with Adam(fused=FUSED); the first round has at most 2 steps."""
-    torch.set_num_threads(len(find_cores()))
-    rng = np.random.RandomState(0)
-    images = torch.from_numpy(rng.randint(0, 256, (batch_size, 3, crop_size, crop_size)).astype(np.float32))
-    labels = torch.from_numpy(rng.randint(0, 21, (batch_size, crop_size, crop_size)).astype(np.int64))
-    network = FCN8s(fc_channels)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=fused)
-    for number in itertools.chain([min(2, steps)], itertools.repeat(steps)):
-        with turns.round(number * batch_size):
-            for _ in range(number):
-                optimizer.zero_grad()
-                loss = segmentation_loss(network(images), labels)
-                loss.backward()
-                optimizer.step()
-                loss.item()
+def make_step(batch_size, crop_size, fc_channels, tuned=False, bfloat16=False):
+    """A function that does a training step on one constant batch, on the GPU if there is one, and returns its loss."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    images = torch.randint(0, 256, (batch_size, 3, crop_size, crop_size)).float()
+    images = images.to(device, memory_format=ORDERS[tuned])
+    labels = torch.randint(0, 21, (batch_size, crop_size, crop_size)).to(device)
+    network = FCN8s(fc_channels).to(device, memory_format=ORDERS[tuned])
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=tuned or None)
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            logits = network(images)
+        loss = segmentation_loss(logits.float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+    return step
 
 
-def prediction(turns, height, width, fc_channels, images):
-    """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy; `images` a round."""
-    torch.set_num_threads(len(find_cores()))
+def training(steps, batch_size, tf32=False, **settings):
+    """Contender: make_step's step, `steps` times after two."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    return time_calls(make_step(batch_size, **settings), steps, batch_size, warm_up=2)
+
+
+def prediction(height, width, fc_channels, images, tuned=False):
+    """Contender: uint8 image [H, W, 3] in, float32 softmax [H, W, C] out, both NumPy."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
-    network = FCN8s(fc_channels).eval()
-    while True:
-        with turns.round(images):
-            for _ in range(images):
-                predict(network, image)
+    network = FCN8s(fc_channels).eval().to(memory_format=ORDERS[tuned])
+    if tuned:
+        inductor.config.freezing = True  # as TORCHINDUCTOR_FREEZING=1
+        network = torch.compile(network)
+    return time_calls(lambda: predict(network, image, tuned), images)
 
 
-def predict(network, image):
+def predict(network, image, tuned=False):
     """Softmax of one image, uint8 [H, W, 3] to float32 [H, W, C], NumPy."""
     with torch.inference_mode():
-        inputs = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        inputs = torch.from_numpy(image).permute(2, 0, 1)[None].float().contiguous(memory_format=ORDERS[tuned])
         return functional.softmax(network(inputs), dim=1)[0].permute(1, 2, 0).numpy()

@@ -1,13 +1,13 @@
 """The benchmarks' statistics by hand, their opponents' claims, the page line by line, and every row once."""
-import contextlib
+import functools
 import importlib
 import importlib.util
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -18,10 +18,8 @@ from PIL import Image
 import train
 import utils
 from benchmarks import __main__ as program
-from benchmarks import contend, earlier_training, inputs, measure, ours, page, refinement, rows
+from benchmarks import earlier_convert, earlier_training, inputs, measure, ours, page, refinement, rows
 from benchmarks.measure import Contender, Round
-from benchmarks.page import Line
-from datasets import batches
 from inference import crf
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
@@ -30,65 +28,62 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
 # ------------------------------------------------------------------------------------------- statistics
 
 
-def test_statistics_by_hand():
-    assert measure.summarise([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
-    assert measure.summarise([4.0, 1.0, 2.0, 8.0]) == (3.0, 1.0, 8.0)
-    # The ratio is that of each round: 6 / 2, 4 / 4, 10 / 5; the medians' own would be 6 / 4.
-    assert measure.ratios([6.0, 4.0, 10.0], [2.0, 4.0, 5.0]) == [3.0, 1.0, 2.0]
-    assert measure.summarise(measure.ratios([6.0, 4.0, 10.0], [2.0, 4.0, 5.0]))[0] == 2.0
-    with pytest.raises(ValueError, match='2 rounds against 1'):
-        measure.ratios([1.0, 2.0], [1.0])
-
-
 def test_rates_and_peaks_are_per_second_and_in_megabytes():
     rounds = [Round(items=8, seconds=2.0, peak_bytes=3_500_000), Round(items=8, seconds=4.0, peak_bytes=4_000_000)]
     assert measure.rates(rounds) == [4.0, 2.0]
     assert measure.peaks(rounds) == [3.5, 4.0]
 
 
-def test_equal_pixels_are_counted_over_all_images():
-    mine = [np.array([[0, 1], [2, 3]]), np.array([[5, 5, 5, 5]])]
-    assert refinement.percent_equal(mine, [np.array([[0, 1], [2, 9]]), mine[1]]) == 100 * 7 / 8
+def test_only_calls_after_the_warm_up_are_timed(monkeypatch):
+    seconds = iter([100.0, 107.0])
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: next(seconds))
+    called = []
+    assert measure.time_calls(lambda: called.append(1), 5, items=4, warm_up=2) == (20, 7.0)
+    assert len(called) == 7
 
 
-def test_histograms_count_as_often_as_they_come():
-    """Ten steps of 2 s, of which one takes 5 s more for its histograms, which come every 100 steps."""
-    plain, logged = ours.share_histograms({step: 7.0 if step == 10 else 2.0 for step in range(3, 13)}, 10)
-    assert plain == pytest.approx(20.0) and logged == pytest.approx(20.5)
-    assert ours.share_histograms({1: 2.0, 2: 3.0}, 0) == (5.0, 5.0)
+@pytest.mark.parametrize('histograms, expected', [(False, 6.0), (True, 6.15)])
+def test_histograms_count_as_often_as_they_come(monkeypatch, tmp_path, histograms, expected):
+    """Three steps of 2 s after a warm-up; a fourth takes 5 s more for its histograms, which come every 100 steps."""
+    flags = []
+    monkeypatch.setattr(ours.train, 'main', flags.extend)
+    monkeypatch.setattr(ours, 'read_table', lambda path: [
+        {'images_per_second': 4 / seconds} for seconds in (50, 9, 2, 2, 2, 7)[:5 + histograms]])
+    done = ours.training(['a', 'b'], str(tmp_path), steps=3, batch_size=4, histograms=histograms, crop_size=32)
+    assert done == (12, pytest.approx(expected))
+    assert flags[flags.index('--max_steps') + 1] == ('6' if histograms else '5')
+    assert flags[flags.index('--summary_steps') + 1] == ('6' if histograms else '0')
 
 
 # ------------------------------------------------------------------------------------------- the page
 
 
 def test_lines_of_the_page():
-    lines = [('convert', Line('images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], '>= 6')),
-             ('convert', Line('peak memory, MB', [66.0], 'earlier suite', [60.0], '<= 0.5')),
-             ('train_4', Line('images/s', [1.234, 1.3], 'PyTorch eager', 'not installed', '>= 1.25')),
-             ('start', Line('seconds', [2.5, 0.01234, 12.36])),
-             ('crf', Line('% of pixels equal', [99.99876], 'pydensecrf, 21 labels', target='>= 99.99'))]
-    assert [page.format_line(*line) for line in lines] == [
-        '| convert | images/s | 400 (380..420) | earlier suite | 50.0 (40.0..60.0) | 8.00x (7.00x..9.50x) | 3 | >= 6x '
-        '| yes |',
-        '| convert | peak memory, MB | 66.0 | earlier suite | 60.0 | 1.10x | 1 | <= 0.5x | no |',
-        '| train_4 | images/s | 1.27 (1.23..1.30) | PyTorch eager | not installed | - | 2 | >= 1.25x | ? |',
-        '| start | seconds | 2.50 (0.0123..12.4) | - | - | - | 3 | - | - |',
-        '| crf | % of pixels equal | 99.9988% | pydensecrf, 21 labels | - | - | 1 | >= 99.99% | yes |']
+    # The ratio is the median of 400 / 50, 420 / 60, 380 / 40; the medians' own would be the same, their spread not.
+    assert page.compare('images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], '>= 6x') == [
+        'images/s', '400 (380..420)', 'earlier suite', '50.0 (40.0..60.0)', '8.00x (7.00x..9.50x)', '3', '>= 6x']
+    assert page.compare('images/s', [6.0, 4.0, 10.0], 'other', [2.0, 4.0, 5.0])[4] == '2.00x (1.00x..3.00x)'
+    assert page.compare('peak memory, MB', [66.0], 'earlier suite', [60.0], '<= 0.5x') == [
+        'peak memory, MB', '66.0', 'earlier suite', '60.0', '1.10x', '1', '<= 0.5x']
+    assert page.compare('images/s', [1.234, 0.01234], 'PyTorch eager', []) == [
+        'images/s', '0.623 (0.0123..1.23)', 'PyTorch eager', 'not installed', '-', '2', '-']
+    assert page.compare('equal pixels', [1124998], 'all pixels', [1125000])[1:5] == [
+        '1,124,998', 'all pixels', '1,125,000', '1.00x']
+    with pytest.raises(ValueError):
+        page.compare('images/s', [1.0, 2.0], 'other', [1.0])
 
 
 def test_a_page_has_machine_lines_remarks_and_methods(tmp_path):
     path = tmp_path / 'page.md'
-    page.write_page(str(path), ['- machine: one'], [('start', Line('seconds', [5.0]))], {'start': 'it\n    is so.'})
+    page.write_page(str(path), ['- machine: one'], [['start', 'seconds', '5.00']], {'start': 'it\n    is so.'})
     text = path.read_text()
     assert text.startswith('# Benchmarks\n\n- machine: one\n\n')
-    assert ("\n\n| row | measured | ours | opponent | the opponent's | ours / theirs | rounds | target | met |\n"
-            '|---|---|---|---|---|---|---|---|---|\n| start | seconds | 5.00 | - | - | - | 1 | - | - |\n\n'
-            '## Remarks\n\n') in text
+    assert '| target |\n|---|---|---|---|---|---|---|---|\n| start | seconds | 5.00 |\n\n## Remarks\n\n' in text
     assert text.endswith('\n\n## What the rows measure\n\n- **start**: it is so.\n')
 
 
 def test_the_machine_is_described():
-    machine, _, versions = page.describe_surroundings()
+    machine, versions = page.describe_surroundings()
     assert re.match(r'- machine: .+, \d+ cores, \d+\.\d GiB of memory; no GPU is used; load', machine)
     assert f'tensorflow {tf.__version__}, ' in versions
 
@@ -96,36 +91,40 @@ def test_the_machine_is_described():
 # ------------------------------------------------------------------------------------------- contenders
 
 
-def test_turns_alternate_after_a_warm_up_and_a_failure_is_one_line(tmp_path, capfd):
-    contenders = [rows.program('one', ['-c', 'import time; time.sleep(.3); print(1)'], 3),
-                  rows.program('two', ['-c', 'import time; x = bytearray(100_000_000); time.sleep(.3)'], 3)]
+def test_turns_alternate_and_a_failure_is_one_line(tmp_path, capfd, monkeypatch):
+    contenders = [Contender('one', ['-c', 'import time; time.sleep(.3); print(1)'], 3),
+                  Contender('two', ['-c', 'import time; x = bytearray(100_000_000); time.sleep(.3)'], 3)]
     found = measure.take_turns(contenders, 2, str(tmp_path))
     assert [line.split(':')[0].strip() for line in capfd.readouterr().out.splitlines()] == [
         'round 1/2, one', 'round 1/2, two', 'round 2/2, one', 'round 2/2, two']
-    assert [len(rounds) for rounds in found.values()] == [2, 2]
-    assert all(0.3 < each.seconds < 2 for rounds in found.values() for each in rounds)
+    assert all(0.3 < each.seconds < 5 and each.items == 3 for rounds in found.values() for each in rounds)
     small, large = (max(measure.peaks(rounds)) for rounds in found.values())
     assert 5 < small < 50 and 95 < large - small < 110
-    assert (tmp_path / 'one.log').read_text() == '1\n' * 3
+    assert (tmp_path / 'one.log').read_text() == '1\n'
 
-    with pytest.raises(utils.UserError, match=r'^three: python .* ended with exit code 3 .*; see .*three.log$'):
-        measure.take_turns([rows.program('three', ['-c', 'raise SystemExit(3)'])], 1, str(tmp_path))
+    with pytest.raises(utils.UserError, match=r'^three: the end \(exit code 1\); see .*three.log$'):
+        measure.run(Contender('three', ['-c', 'raise SystemExit("the end")']), str(tmp_path))
+    monkeypatch.setattr(measure, 'TIMEOUT', 0.3)
+    with pytest.raises(utils.UserError, match=r'^four: no message \(exit code -9\)'):
+        measure.run(Contender('four', ['-c', 'import time; time.sleep(60)']), str(tmp_path))
 
 
-def test_a_contender_keeps_its_process_between_rounds(tmp_path):
+def test_environment_and_cores_reach_the_process(tmp_path):
+    code = 'import os; print(os.environ["NVIDIA_TF32_OVERRIDE"], len(os.sched_getaffinity(0)))'
+    measure.run(Contender('one', ['-c', f'import time; time.sleep(.2); {code}'], cores=[min(os.sched_getaffinity(0))],
+                          environment={'NVIDIA_TF32_OVERRIDE': '0'}), str(tmp_path))
+    assert (tmp_path / 'one.log').read_text() == '0 1\n'
+
+
+def test_a_contender_times_itself(tmp_path):
     np.savez(tmp_path / '0.npz', image=np.zeros((9, 9, 3), np.uint8), probabilities=np.full((9, 9, 21), 1 / 21, 'f4'))
-    contender = Contender('CRF', 'refinement.ours', {'folder': str(tmp_path), 'images': 2}, measure.find_cores()[:1])
-    (tmp_path / 'logs').mkdir()
-    with contextlib.closing(measure.Worker(contender, str(tmp_path / 'logs'))) as worker:
-        first, second = worker.run_round(), worker.run_round()
-        assert worker.process.is_running() and len(worker.process.cpu_affinity()) == 1
-    assert not worker.process.is_running()
-    assert first.items == second.items == 2 and second.peak_bytes >= first.peak_bytes > 5e6
+    done = measure.run(measure.call('CRF', 'refinement.alone', folder=str(tmp_path)), str(tmp_path))
+    assert done.items == 1 and 0 < done.seconds < 1 and done.peak_bytes > 5e6
 
 
-def draw_voc(folder, num_train=6, num_val=4):
-    subprocess.run([sys.executable, 'tools/make_sample_dataset.py', '--output_dir', folder, '--num_train',
-                    str(num_train), '--num_val', str(num_val), '--height', '60', '--width', '80'],
+def draw_voc(folder):
+    subprocess.run([sys.executable, 'tools/make_sample_dataset.py', '--output_dir', folder, '--num_train', '6',
+                    '--num_val', '4', '--height', '60', '--width', '80'],
                    cwd=measure.ROOT, check=True, stderr=subprocess.DEVNULL)
 
 
@@ -137,13 +136,10 @@ def voc(tmp_path_factory):
 
 
 def test_the_earlier_converter_gives_the_labels_of_the_masks(voc, tmp_path):
-    from benchmarks import earlier_convert
-    record = str(tmp_path / 'val.record')
-    list_path = os.path.join(voc, 'ImageSets', 'Segmentation', 'val.txt')
-    _, (_, _, ids) = inputs.find_data(voc, None).splits()
-    earlier_convert.convert(os.path.join(voc, 'JPEGImages'), os.path.join(voc, 'SegmentationClass'), list_path, record)
-    seen = set()
-    for serialized, name in zip(tf.io.tf_record_iterator(record), ids, strict=True):
+    earlier_convert.main([voc, str(tmp_path)])
+    with open(os.path.join(voc, 'ImageSets', 'Segmentation', 'val.txt')) as file:
+        ids, seen = file.read().split(), set()
+    for serialized, name in zip(tf.io.tf_record_iterator(str(tmp_path / 'val.record')), ids, strict=True):
         feature = tf.train.Example.FromString(serialized).features.feature
         labels = np.frombuffer(feature['image/label'].bytes_list.value[0], np.uint8).reshape(60, 80)
         with Image.open(os.path.join(voc, 'SegmentationClass', name + '.png')) as mask:
@@ -167,7 +163,9 @@ def load_weights(network, variables):
     """Sets a PyTorch network's weights from those of train.fcn, dict of name to array."""
     import torch
 
-    from benchmarks.pytorch_fcn import to_torch
+    def to_torch(kernel):  # the last axes come first
+        return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+
     fc8 = [f'fc8/conv_{pool}' for pool in ('pool4', 'pool3')]
     names = [name[7:-8] for name in variables if re.match('vgg_16/conv.*/weights', name)] + ['fc6', 'fc7', 'fc8'] + fc8
     layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
@@ -204,16 +202,20 @@ def test_pytorch_gives_the_logits_and_the_loss_of_our_network():
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(float(found_loss), expected_loss, rtol=1e-4)
 
-    softmax = pytorch_fcn.predict(network, image[0].astype(np.uint8))
+    softmax, tuned = (pytorch_fcn.predict(network, image[0].astype(np.uint8), tuned) for tuned in (False, True))
     assert softmax.dtype == np.float32 and softmax.shape == (50, 71, 21)
+    np.testing.assert_allclose(tuned, softmax, rtol=1e-4, atol=1e-6)
 
 
 @needs_torch
-def test_pytorch_starts_with_bilinear_kernels():
+@pytest.mark.slow
+def test_pytorch_contenders_run():
     from benchmarks import pytorch_fcn
-    layer = pytorch_fcn.upsampling(8, 21)
-    np.testing.assert_array_equal(layer.weight.detach().numpy().transpose(2, 3, 1, 0),
-                                  utils.bilinear_upsample_weights(8, 21))
+    for tuned in (False, True):
+        items, seconds = pytorch_fcn.training(steps=2, batch_size=2, crop_size=32, fc_channels=8, tuned=tuned)
+        assert items == 4 and seconds > 0
+        items, seconds = pytorch_fcn.prediction(height=40, width=50, fc_channels=8, images=3, tuned=tuned)
+        assert items == 3 and seconds > 0
 
 
 def test_plain_pydensecrf_has_the_parameters_of_refine(pairs):
@@ -225,143 +227,88 @@ def test_plain_pydensecrf_has_the_parameters_of_refine(pairs):
     assert np.mean(theirs != probabilities.argmax(-1)) > 0.005  # it does change something
 
 
-def test_a_constant_batch_is_drawn_once(record):
-    sampling = batches.Sampling(record, 5, 2, 32, pad_rgb=(0, 0, 0), seed=0)
-    repeated = ours.repeat_first(batches.training_batches)(sampling)
-    next_batch = tf.data.make_one_shot_iterator(repeated).get_next()
-    with tf.Session() as session:
-        first, second = session.run(next_batch), session.run(next_batch)
-    np.testing.assert_array_equal(first[0], second[0])
-    assert first[0].shape == (2, 32, 32, 3) and first[1].shape == (2, 32, 32)
-
-
-def test_ports_are_free_and_differ():
-    assert len(set(ours.find_ports(3))) == 3
-
-
 # ------------------------------------------------------------------------------------------- all rows
 
-TINY = rows.Plan(
-    rounds=1, fc_channels=8, crop_size=32, steps=1, window=2, torch_steps=1, reading_batches=2, image_size=(40, 50),
-    predicted=1, maps=2, crf_images=1, pool_images=2, map_steps=3, map_channels=8, map_crop=32,
-    growth=((2, 32),), workers=(2,))
 
-
-class EndOfTurns(Exception):
-    """Ends a contender after its first round."""
-
-
-class OneTurn(contend.Turns):
-    """Gives a contender in this process a single turn."""
-
-    def __init__(self):
-        super().__init__(None, None)
-        self.done = None
-
-    def wait(self):
-        if self.done:
-            raise EndOfTurns
-
-    def report(self, items, seconds, **extra):
-        self.done = Round(items, max(seconds, 1e-6), extra, peak_bytes=10 ** 6)
-
-
-def run_once(contender):
-    """One Round of a contender in this process; in a thread, which has no default graph, as a process of its own."""
-    module, function = contender.function.split('.')
-    function = getattr(importlib.import_module(f'benchmarks.{module}'), function)
-    turns = OneTurn()
-    with ThreadPoolExecutor(1) as thread, contextlib.suppress(EndOfTurns):
-        thread.submit(function, turns, **contender.settings).result()
-    return turns.done
-
-
-def run_here(arguments):
-    """`python ARGUMENTS` in this process; what it is with -c alone does not run."""
-    if arguments[0] == '-m':
-        importlib.import_module(arguments[1]).main(arguments[2:])
-    elif arguments[0] != '-c':
-        runpy.run_path(os.path.join(measure.ROOT, arguments[0]), run_name='script')['main'](arguments[1:])
-
-
-def run_program_here(turns, arguments, items, files=()):
-    """In contend.run_program's place."""
-    with turns.round(items):
-        run_here(arguments)
-    turns.done.extra['file_mb'] = sum(map(os.path.getsize, files)) / 1e6 or 1.0
+def run_here(known, contender, log_dir):
+    """In measure.run's place, because importing TensorFlow takes seconds; a form of training runs once for all rows."""
+    script, *arguments = contender.arguments
+    if arguments[0] == 'benchmarks.measure':
+        name, settings = arguments[1], json.loads(arguments[2])
+        key = name, settings.get('histograms', False)
+        if key not in known or name != 'ours.training':
+            module, function = name.split('.')
+            known[key] = getattr(importlib.import_module(f'benchmarks.{module}'), function)(**settings)
+        return Round(*json.loads(json.dumps(known[key])), peak_bytes=10 ** 6)
+    if script == '-m':
+        importlib.import_module(arguments[0]).main(arguments[1:])
+    elif script != '-c':
+        runpy.run_path(os.path.join(measure.ROOT, script), run_name='script')['main'](arguments)
+    return Round(contender.items, 1.0, peak_bytes=10 ** 6)
 
 
 @pytest.fixture
-def in_this_process(monkeypatch):
-    """Contenders run here, because importing TensorFlow takes seconds; a form of training runs once for all rows."""
-    known = {}
-
-    def take_turns(contenders, num_rounds, log_dir):
-        found = {}
-        for contender in contenders:
-            if contender.function == 'ours.chief_with_worker':  # needs two processes
-                contender = contender._replace(function='ours.training')
-            if contender.function not in known or 'flags' not in contender.settings:
-                known[contender.function] = run_once(contender)
-            found[contender.name] = [known[contender.function]]
-        return found
-
-    monkeypatch.setattr(measure, 'take_turns', take_turns)
-    monkeypatch.setattr(inputs.Inputs, 'run_once', lambda _, function, **settings: run_once(
-        Contender(function, function, settings)))
-    monkeypatch.setattr(contend, 'run_program', run_program_here)
-    monkeypatch.setattr(inputs, 'run_script',
-                        lambda script, **flags: run_here([script, *inputs.as_arguments(flags)]))
+def shared(voc, tmp_path, monkeypatch):
+    """Small Inputs, whose contenders run in this process."""
+    monkeypatch.setattr(measure, 'run', functools.partial(run_here, {}))
+    return inputs.Inputs(voc, str(tmp_path), str(tmp_path), rounds=1, fc_channels=8, crop_size=32, photo_size=(40, 50))
 
 
-def test_every_row_runs(voc, trained, record, tmp_path, in_this_process, monkeypatch):
-    monkeypatch.setattr(inputs.Inputs, 'train_few_images', lambda shared: {'given': (str(trained), record)})
-    program.measure_rows(list(rows.ROWS), inputs.find_data(voc, None), TINY, str(tmp_path / 'out'))
-    text = (tmp_path / 'out' / 'benchmarks.md').read_text()
-    measured = [line.split('|')[1].strip() for line in text.splitlines() if line.startswith('| ')]
-    assert set(rows.ROWS) == set(measured) - {'row'}
-    assert 'given softmax maps of the CRF rows: 5 images; highest probability' in text
-    assert sorted(os.listdir(tmp_path / 'out')) == ['benchmarks.md', 'logs']
+def measured_rows(names, shared, tmp_path):
+    """Measures rows and returns the cells of the page's table."""
+    program.measure_rows(names, shared, str(tmp_path / 'page.md'))
+    lines = [line.split(' | ') for line in (tmp_path / 'page.md').read_text().splitlines() if line.startswith('| ')]
+    assert {len(line) for line in lines} == {8}
+    assert {line[0] for line in lines} == {f'| {row}' for row in names} | {'| row'}
+    return lines
+
+
+def test_rows_without_training_run(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, 'pytorch', lambda *args, **settings: [])
+    lines = measured_rows(['convert', 'predict'], shared, tmp_path)
+    assert ['not installed' in line for line in lines].count(True) == 4  # two opponents' speed and memory
 
 
 @pytest.mark.slow
-def test_maps_are_decided_and_undecided(voc, tmp_path, in_this_process):
-    shared = inputs.Inputs(inputs.find_data(voc, None), TINY, str(tmp_path), str(tmp_path))
+def test_the_other_rows_run(shared, trained, record, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, 'pytorch', lambda *args, **settings: [])
+    refinement.write_maps(f'{trained}/train/model.ckpt-3', record, str(tmp_path / 'maps'))
+    shared.maps = {'given': str(tmp_path / 'maps')}
+    measured_rows([name for name in rows.ROWS if name not in ('convert', 'predict')], shared, tmp_path)
+
+
+@pytest.mark.slow
+def test_maps_are_decided_and_undecided(shared):
     assert list(shared.maps) == ['decided', 'undecided']
     for folder in shared.maps.values():
-        assert [image.shape for image, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 2
+        assert [example['image'].shape for example, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 4
 
 
 @pytest.mark.slow
-def test_rows_in_processes_of_their_own(voc, tmp_path):
-    """As `make bench` runs them."""
-    program.measure_rows(['machines', 'grow_convert'], inputs.find_data(voc, None), TINY, str(tmp_path))
-    text = (tmp_path / 'benchmarks.md').read_text()
-    line = r'\| machines \| images/s, two processes \| [\d.]+ \| one process, all cores \| [\d.]+ \| [\d.]+x \| 1 \|'
-    assert re.search(line, text) and '| grow_convert | images/s, --num_workers 2 |' in text
+def test_a_row_in_processes_of_its_own(voc, tmp_path):
+    """As `make bench` runs it."""
+    program.main(['--data_dir', voc, '--output_dir', str(tmp_path), '--rows', 'convert', '--rounds', '1'])
+    assert '| convert | images/s | ' in (tmp_path / 'benchmarks.md').read_text()
+    assert sorted(os.listdir(tmp_path)) == ['benchmarks.md', 'logs']
 
 
 def test_mistakes_are_one_line(tmp_path):
-    with pytest.raises(utils.UserError, match='--data_dir .*none: ImageSets/Segmentation is missing; name'):
+    with pytest.raises(FileNotFoundError, match='none/ImageSets/Segmentation/train.txt'):
         program.main(['--data_dir', str(tmp_path / 'none'), '--output_dir', str(tmp_path)])
     done = subprocess.run([sys.executable, '-m', 'benchmarks', '--rows', 'nothing'], cwd=measure.ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('benchmarks: error: ') and done.stderr.count('\n') == 1
 
 
-def test_a_row_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
+def test_a_row_that_fails_does_not_end_the_others(shared, tmp_path, monkeypatch):
     def first(shared):
         """It fails."""
         raise utils.UserError('no opponent')
 
     def second(shared):
         """It does not."""
-        return [Line('seconds', [5.0])]
+        return [['seconds', '5.00']]
     monkeypatch.setattr(rows, 'ROWS', {'first': first, 'second': second})
-    data = inputs.Data(str(tmp_path), 'train', 'masks', 'VOC')
-    (tmp_path / 'ImageSets' / 'Segmentation').mkdir(parents=True)
-    for split in ('train', 'val'):
-        (tmp_path / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('a\nb\n')
     with pytest.raises(utils.UserError, match='^1 of 2 rows failed: first: no opponent$'):
-        program.measure_rows(['first', 'second'], data, TINY, str(tmp_path / 'out'))
-    assert '| second | seconds | 5.00 |' in (tmp_path / 'out' / 'benchmarks.md').read_text()
+        program.measure_rows(['first', 'second'], shared, str(tmp_path / 'page.md'))
+    assert '| second | seconds | 5.00 |' in (tmp_path / 'page.md').read_text()

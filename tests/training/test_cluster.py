@@ -17,7 +17,6 @@ import tensorflow.compat.v1 as tf
 import train
 import utils
 import vgg
-from benchmarks.ours import find_ports
 from datasets import records
 from inference.predictor import build_predictor
 from inference.weights import network_variables
@@ -26,6 +25,17 @@ from utils import UserError
 
 ROOT = os.path.dirname(train.__file__)
 NARROW = tuple((name, repeats, channels // 8) for name, repeats, channels in vgg.BLOCKS)
+
+
+
+def find_ports(number):
+    """TCP ports that are free, list of int."""
+    sockets = [socket.create_server(('127.0.0.1', 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
 
 # ------------------------------------------------------------------------------------------- TF_CONFIG
 
