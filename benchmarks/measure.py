@@ -97,7 +97,7 @@ def run(contender, log_dir):
             process.kill()
     seconds = time.perf_counter() - started
     with open(log_path, errors='replace') as log:
-        last = (log.read().splitlines() or ['no message'])[-1]
+        last = (log.read().strip() or 'no message').splitlines()[-1]
     if process.returncode:
         raise UserError(f'{contender.name}: {last[:300]} (exit code {process.returncode}); see {log_path}')
     times_itself = contender.arguments[:2] == ['-m', 'benchmarks.measure']
