@@ -95,18 +95,6 @@ def fully_connected(inputs, channels, kernel_size, padding='SAME', scope=None, a
 
     On a CPU it is computed as one matrix product over patches, because oneDNN reorders a convolution's weights at every
     call: 0.4 GB for fc6. That halves the processor time of a prediction (500 x 375 pixels: 1.5 s instead of 3.0).
-
-    Args:
-        inputs: float32 [B, H, W, D].
-        channels: int.
-        kernel_size: two ints.
-        padding: 'SAME' or 'VALID'.
-        scope: str, variable scope.
-        activation_fn: function of a tensor.
-        variables: initializers and regularizers, named as those of slim.conv2d.
-
-    Returns:
-        float32 [B, H, W, channels]; H and W are smaller with padding 'VALID'.
     """
     if tf.config.list_physical_devices('GPU'):
         return slim.conv2d(inputs, channels, kernel_size, padding=padding, scope=scope, activation_fn=activation_fn,
@@ -138,17 +126,7 @@ def gather_patches(inputs, kernel_size, padding):
 
 
 def dropout(inputs, layer, is_training, seed):
-    """Dropout of half of the activations of fc6 or fc7; see vgg_16.
-
-    Args:
-        inputs: float32 of any shape.
-        layer: int, 6 or 7.
-        is_training: bool or scalar bool tensor.
-        seed: int64 [2] of at least 0 and below 2^32, or None.
-
-    Returns:
-        float32, as inputs.
-    """
+    """Dropout of half of the activations of `layer`, 6 or 7; `seed` is int64 [2] below 2^32, or None, see vgg_16."""
     if seed is None:
         return slim.dropout(inputs, 0.5, is_training=is_training, scope=f'dropout{layer}')
     rate = 0.5 * tf.cast(is_training, tf.float32)
