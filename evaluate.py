@@ -34,7 +34,6 @@ PACKAGES = ('tensorflow', 'tf-slim', 'numpy', 'pillow', 'opencv-python-headless'
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Scores a checkpoint on every image of a record.')
     weights.add_flags(parser)
     parser.add_argument('--dataset', default='data/fcn_val.record', help='record to score on')
@@ -76,36 +75,18 @@ def main(argv=None):
 
 
 class Evaluation(NamedTuple):
-    """What evaluate() found.
-
-    class_set: classes.ClassSet.
-    filenames: list of str, the record's images in its order.
-    scores: dict of 'plain', and 'crf' if there is a CRF, to Score.
-    extremes: dict of 'worst' and 'best' to lists of Sample, the lowest or highest mean IoU first.
-    """
+    """What evaluate() found."""
     class_set: ClassSet
-    filenames: list
-    scores: dict
-    extremes: dict
+    filenames: list  # of str, the record's images in its order
+    scores: dict  # of 'plain', and 'crf' if there is a CRF, to Score
+    extremes: dict  # of 'worst' and 'best' to lists of Sample, the lowest or highest mean IoU first
 
 
 def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_file=None, scales=(1.0,), flip=False):
-    """Scores every image of a record, of which only a few are in memory at a time.
-
-    Args:
-        checkpoint: str, see weights.find_checkpoint.
-        record: str, path of a TFRecord file.
-        crf_parameters: crf.Parameters to refine every prediction and score that as well, or None.
-        num_workers: int, processes that refine.
-        classes_file: str or None, see weights.find_common_classes.
-        scales, flip: see averaging.average_probabilities.
-
-    Returns:
-        Evaluation.
-
-    Raises:
-        UserError: the checkpoint or the record is damaged, their classes differ, or memory ran out.
-    """
+    """Scores every image of a TFRecord file, of which few are in memory at a time; returns an Evaluation.
+    With crf.Parameters, num_workers processes refine every prediction, and that is scored as well. For scales and flip
+    see averaging.average_probabilities. Raises UserError if the checkpoint or the record is damaged, their classes
+    differ, or memory ran out."""
     num_examples = records.count_examples(record, whole=True)
     class_set = weights.find_common_classes(checkpoint, record, classes_file)
     print(weights.describe(checkpoint, class_set, classes_file), flush=True)
@@ -144,12 +125,7 @@ def keep_extremes(extremes, sample):
 
 
 def print_scores(scores, class_names):
-    """Prints IoU and accuracy of each class, then the figures over all; two columns for each Score.
-
-    Args:
-        scores: dict of 'plain', and 'crf' if there is a CRF, to Score.
-        class_names: tuple of str.
-    """
+    """Prints IoU and accuracy of each class, then the figures over all; two columns for each Score of the dict."""
     columns = [['', *class_names, *FIGURES.values()]]
     for name, score in scores.items():
         ious, accuracies, figures = iou_per_class(score.confusion), accuracy_per_class(score.confusion), score.figures()
@@ -167,11 +143,7 @@ def format_score(value):
 
 
 def make_scorecard(checkpoint, found, args):
-    """What figures need beside them to be compared with others, dict; None for what is not known.
-
-    Args:
-        checkpoint: str. found: Evaluation. args: see parse_args.
-    """
+    """What figures need beside them to be compared with others, dict; None for what is not known."""
     settings = weights.read_settings(os.path.dirname(checkpoint))
     versions = {package.name.lower(): package.version for package in distributions()}
     return {'dataset': args.dataset, 'images': len(found.filenames), 'classes': list(found.class_set.names),

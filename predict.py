@@ -31,7 +31,6 @@ from utils import UserError
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Segments photos: class maps as PNG, overlays with a legend; exports the network.')
     weights.add_flags(parser)
     parser.add_argument('--images', nargs='+', default=[], metavar='PATH',
@@ -78,11 +77,8 @@ def main(argv=None):
 
 
 def predict_all(session, predictor, photos, class_set, args):
-    """Predicts photo by photo and writes the results. See parse_args for args.
-
-    Returns:
-        list of str, one line with the reason for each photo that was skipped.
-    """
+    """Predicts photo by photo and writes the results; returns a line with the reason for each photo that was
+    skipped."""
     problems = []
     for photo in tqdm.tqdm(photos, desc='predicting', unit='photo'):
         try:
@@ -104,20 +100,10 @@ def predict_all(session, predictor, photos, class_set, args):
 
 
 def predict(session, predictor, image, max_side, crf_parameters=None, scales=(1.0,), flip=False):
-    """Predicts the classes of one photo, at its own size.
-
-    Args:
-        session: with the network's weights.
-        predictor: predictor.Predictor.
-        image: uint8 RGB [H, W, 3].
-        max_side: int, pixels; network and CRF see a larger photo scaled down to it. The probabilities are then scaled
-            back bilinearly, the CRF's classes by nearest neighbour.
-        crf_parameters: crf.Parameters to refine the classes, or None.
-        scales, flip: see averaging.average_probabilities.
-
-    Returns:
-        dict of uint8 [H, W]: 'plain', and 'crfed' with a CRF.
-    """
+    """Predicts the classes of one photo, uint8 RGB [H, W, 3], at its own size: dict of uint8 [H, W], 'plain', and
+    'crfed' with crf.Parameters. Network and CRF see a photo whose longer side is above max_side pixels scaled down to
+    it; the probabilities are scaled back bilinearly, the CRF's classes by nearest neighbour. For scales and flip see
+    averaging.average_probabilities."""
     height, width, _ = image.shape
     scaled = shrink(image, max_side)
     probabilities = predict_image(session, predictor, scaled, scales, flip)
@@ -134,15 +120,8 @@ def shrink(image, max_side):
 
 
 def most_probable(probabilities, height, width):
-    """The most probable class of each pixel on a larger grid, interpolated bilinearly.
-
-    Args:
-        probabilities: float32 [h, w, C].
-        height, width: ints, H and W.
-
-    Returns:
-        uint8 [H, W]; if H, W = h, w the argmax.
-    """
+    """The most probable class of each pixel, uint8 [height, width], of probabilities, float32 [h, w, C], that are
+    scaled up bilinearly; without scaling the argmax."""
     if probabilities.shape[:2] == (height, width):
         return probabilities.argmax(axis=-1).astype(np.uint8)
     labels, best = np.zeros((height, width), np.uint8), np.full((height, width), -1, np.float32)
@@ -157,11 +136,8 @@ def most_probable(probabilities, height, width):
 
 
 def write_results(stem, image, maps, class_set):
-    """Writes STEM.png, with a CRF STEM_crfed.png, and STEM_overlay.jpg of the refined classes if there are any.
-
-    Raises:
-        UserError: one cannot be written.
-    """
+    """Writes STEM.png, with a CRF STEM_crfed.png, and STEM_overlay.jpg of the refined classes if there are any;
+    UserError if one cannot be written."""
     overlay = draw_overlay(image, maps.get('crfed', maps['plain']), class_set)
     try:
         os.makedirs(os.path.dirname(stem), exist_ok=True)

@@ -16,17 +16,10 @@ MAX_SCALE = 4  # takes sixteen times the memory; published figures use at most 2
 
 
 def average_probabilities(run, image, scales=(1.0,), flip=False):
-    """Runs a network on scaled and mirrored copies of an image, and averages its probabilities at the image's size.
-
-    Args:
-        run: function of uint8 RGB [h, w, 3] to float32 [h, w, C], probabilities in a new array.
-        image: uint8 RGB [H, W, 3].
-        scales: floats above 0, at least one.
-        flip: bool, average over the mirrored copy of each scale as well.
-
-    Returns:
-        float32 [H, W, C], probabilities; with scales (1,) and no flip exactly what `run` returns.
-    """
+    """Averages a network's probabilities over scaled and mirrored copies of an image, uint8 RGB [H, W, 3].
+    `run` is a function of uint8 RGB [h, w, 3] to probabilities, float32 [h, w, C], in a new array; `scales` are floats
+    above 0; `flip` adds the mirrored copy of each scale. Returns float32 [H, W, C]: with scales (1,) and no flip
+    exactly what `run` returns."""
     total = None
     for scale in scales:
         scaled = scale_image(image, scale)
@@ -59,7 +52,6 @@ def resize_probabilities(probabilities, size):
 
 
 def add_flags(parser):
-    """Adds --scales and --flip."""
     parser.add_argument('--scales', type=parse_scales, default='1', metavar='F,F,...',
                         help='average the probabilities over the image at these scales; for example 0.75,1,1.25')
     parser.add_argument('--flip', action='store_true', help='average over the mirrored image as well')

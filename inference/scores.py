@@ -8,16 +8,9 @@ FIGURES = {'mean_iou': 'mean IoU', 'pixel_accuracy': 'pixel accuracy', 'mean_acc
 
 
 def confusion_matrix(labels, predictions, number_of_classes):
-    """Counts pixels by annotated and predicted class.
-
-    Args:
-        labels: uint8 [H, W], annotation; values of number_of_classes and above (255 is void) are not counted.
-        predictions: uint8 [H, W], values below number_of_classes.
-        number_of_classes: int.
-
-    Returns:
-        int64 [number_of_classes, number_of_classes]; row: annotated class, column: predicted class.
-    """
+    """Counts the pixels of an annotation and a prediction, both uint8 [H, W], by class.
+    Annotated values of number_of_classes and above (255 is void) are not counted. Returns int64 [C, C]; row: annotated
+    class, column: predicted class."""
     counted = labels < number_of_classes
     pairs = labels[counted].astype(np.int64) * number_of_classes + predictions[counted]
     return np.bincount(pairs, minlength=number_of_classes ** 2).reshape(number_of_classes, number_of_classes)
@@ -25,10 +18,8 @@ def confusion_matrix(labels, predictions, number_of_classes):
 
 def iou_per_class(confusion):
     """Intersection over union of each class, float64 [C]; nan where neither annotation nor prediction has the class.
-
-    Source: the segmentation score of the PASCAL VOC challenge, true positives / (true + false positives + false
-    negatives) over the pixels of all images together.
-    """
+    Source: PASCAL VOC, true positives / (true + false positives + false negatives) over the pixels of all images
+    together."""
     return _divide(np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
 
 
@@ -55,10 +46,8 @@ def pixel_accuracy(confusion):
 
 def frequency_weighted_iou(confusion):
     """Mean of iou_per_class, each class weighted by its share of the annotated pixels; nan if there are none.
-
-    Source: the metrics in section 5 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
-    Segmentation", which also define pixel accuracy and mean accuracy.
-    """
+    Source: section 5 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", which also
+    defines pixel accuracy and mean accuracy."""
     frequency = confusion.sum(1)
     annotated = frequency > 0
     if not annotated.any():
@@ -76,21 +65,15 @@ def _mean_of_known(values):
 
 
 def boundary_band(labels, number_of_classes, width):
-    """The annotated pixels near a border between two classes, called "trimap" in the literature.
+    """The annotated pixels near a border between two classes ("trimap" in the literature), bool [H, W].
 
-    VOC's annotators left the borders themselves void. Each void pixel therefore first takes the class of the nearest
-    annotated one, so that the border runs along the middle of the void. The band leaves void pixels out.
+    In `labels`, uint8 [H, W], values of number_of_classes and above are void. VOC's annotators left the borders
+    themselves void: each void pixel first takes the class of the nearest annotated one, so that the border runs along
+    the middle of the void. The band leaves void pixels out. `width` is a distance in pixels, float; the two pixels that
+    touch at a border have distance 0 from it, so width 1 is these alone.
 
     Source: Kohli, Ladicky, Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009; section 5
     of Kraehenbuehl and Koltun, NIPS 2011, evaluates the dense CRF in it.
-
-    Args:
-        labels: uint8 [H, W]; values of number_of_classes and above are void.
-        number_of_classes: int.
-        width: float, pixels; the two pixels that touch at a border have distance 0 from it: width 1 is these alone.
-
-    Returns:
-        bool [H, W].
     """
     annotated = labels < number_of_classes
     _, nearest = cv2.distanceTransformWithLabels(np.uint8(~annotated), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
@@ -104,15 +87,9 @@ def boundary_band(labels, number_of_classes, width):
 
 
 def cross_entropy(labels, probabilities):
-    """Sum over the annotated pixels of -ln(probability of the annotated class), at most 87.3 a pixel.
-
-    Args:
-        labels: uint8 [H, W]; values of C and above are void.
-        probabilities: float32 [H, W, C].
-
-    Returns:
-        float, nats; divided by the number of annotated pixels it is the loss per pixel of training.
-    """
+    """Sum over the annotated pixels of -ln(probability of the annotated class), float, nats; at most 87.3 a pixel.
+    labels: uint8 [H, W], void from C on; probabilities: float32 [H, W, C]. Divided by the number of annotated pixels it
+    is the loss per pixel of training."""
     annotated = labels < probabilities.shape[-1]
     of_label = probabilities[annotated, labels[annotated]]
     # A probability of 0 has underflowed: it counts as the smallest normal float32.
@@ -120,23 +97,13 @@ def cross_entropy(labels, probabilities):
 
 
 class Score:
-    """Adds up the confusion matrices of a set of images.
-
-    Args:
-        number_of_classes: int, C.
-        boundary_width: float, pixels, see boundary_band.
-
-    Attributes:
-        confusion: int64 [C, C], see confusion_matrix, over all pixels.
-        boundary_confusion: the same over the pixels of boundary_band.
-        image_ious: list of float, the mean_iou of each image; nan for one that is all void.
-    """
+    """Adds up the confusion matrices of a set of images."""
 
     def __init__(self, number_of_classes, boundary_width=BOUNDARY_WIDTH):
-        self.boundary_width = boundary_width
-        self.confusion = np.zeros((number_of_classes, number_of_classes), np.int64)
-        self.boundary_confusion = np.zeros_like(self.confusion)
-        self.image_ious = []
+        self.boundary_width = boundary_width  # see boundary_band
+        self.confusion = np.zeros((number_of_classes, number_of_classes), np.int64)  # over all pixels
+        self.boundary_confusion = np.zeros_like(self.confusion)  # over those of boundary_band
+        self.image_ious = []  # the mean_iou of each image; nan for one that is all void
 
     def add(self, labels, predictions):
         """Adds one image's annotation and prediction, both uint8 [H, W]. Returns the image's mean_iou."""
@@ -149,7 +116,7 @@ class Score:
         return self.image_ious[-1]
 
     def figures(self):
-        """The scores over all pixels together, dict with the keys of FIGURES to float in 0..1, nan without pixels."""
+        """The scores over all pixels, dict with the keys of FIGURES to float in 0..1; nan without pixels."""
         return {'mean_iou': mean_iou(self.confusion),
                 'pixel_accuracy': pixel_accuracy(self.confusion),
                 'mean_accuracy': mean_accuracy(self.confusion),

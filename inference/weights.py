@@ -23,10 +23,7 @@ UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, IndexError)  # what T
 
 def find_checkpoint(path):
     """The checkpoint that `path` names: itself, or the newest of a run's folder OUT, OUT/train or OUT/best.
-
-    Raises:
-        UserError: there is none, it is damaged, or TensorFlow cannot use its path.
-    """
+    Raises UserError if there is none, it is damaged, or TensorFlow cannot use its path."""
     if os.path.isdir(os.path.join(path, 'train')):
         path = os.path.join(path, 'train')
     for file in (path, f'{path}.index', os.path.join(path, 'checkpoint')):  # TensorFlow would wait for a pipe
@@ -67,11 +64,7 @@ def checkpoint_step(checkpoint):
 
 
 def read_shapes(checkpoint):
-    """Names and shapes of a checkpoint's variables, dict of str to list of int.
-
-    Raises:
-        UserError: the file is not a TensorFlow checkpoint, or it is damaged.
-    """
+    """The variables of a checkpoint, dict of name to shape (list of int); UserError if it is damaged or not one."""
     try:
         return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     except UNREADABLE:
@@ -85,11 +78,8 @@ def find_run_folder(checkpoint):
 
 
 def choose_output_dir(checkpoint, output_dir, name):
-    """The value of --output_dir; if that is None, the subfolder `name` of the checkpoint's run.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """The value of --output_dir; if that is None, the folder `name` of the checkpoint's run, or UserError if it has
+    none."""
     run_folder = find_run_folder(checkpoint)
     if not (output_dir or run_folder):
         raise UserError(f'{checkpoint} is not in the folder of a run; give --output_dir')
@@ -129,10 +119,7 @@ def full_shape(variable):
 
 def restore(session, checkpoint, variables):
     """Sets `variables` from the checkpoint, by name.
-
-    Raises:
-        UserError: a variable is missing or has another shape (the first is named), or the file is damaged.
-    """
+    Raises UserError if the file is damaged, or a variable is missing or has another shape (the first is named)."""
     shapes = read_shapes(checkpoint)
     for variable in variables:
         name, wanted = full_name(variable), full_shape(variable)
@@ -153,11 +140,7 @@ def restore(session, checkpoint, variables):
 
 
 def read_settings(folder):
-    """The settings.json that train.py writes beside its checkpoints, dict; empty if there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """The settings.json that train.py writes beside its checkpoints, dict; empty without one, UserError if damaged."""
     path = os.path.join(folder, 'settings.json')
     try:
         with utils.open_file(path, encoding='utf-8') as file:
@@ -169,15 +152,8 @@ def read_settings(folder):
 
 
 def find_classes(checkpoint, classes_file=None):
-    """The classes.ClassSet of a checkpoint of train.py; see classes.of_run.
-
-    Args:
-        checkpoint: str.
-        classes_file: str or None, --classes.
-
-    Raises:
-        UserError: the number of classes is another, or the checkpoint is not one of train.py.
-    """
+    """The classes.ClassSet of a checkpoint of train.py; classes_file is --classes or None, see classes.of_run.
+    Raises UserError if the number of classes is another, or the checkpoint is not one of train.py."""
     scores = read_shapes(checkpoint).get('vgg_16/fc8/weights')
     if scores is None:
         raise UserError(f'{checkpoint}: variable vgg_16/fc8/weights is missing; take a checkpoint of train.py')
@@ -191,15 +167,8 @@ def describe(checkpoint, class_set, classes_file=None):
 
 
 def find_common_classes(checkpoint, record, classes_file=None):
-    """The classes.ClassSet of a checkpoint and a record.
-
-    Args:
-        checkpoint, record: str.
-        classes_file: str or None, --classes, for a checkpoint or a record that does not name its classes.
-
-    Raises:
-        UserError: their classes differ.
-    """
+    """The classes.ClassSet of a checkpoint and a record, paths; UserError if their classes differ.
+    classes_file is --classes or None, for a checkpoint or a record that does not name its classes."""
     class_set, side_file = find_classes(checkpoint, classes_file), classes.side_file(record)
     place = record if os.path.exists(side_file) else f'{record}, without {side_file},'
     classes.check_same(classes.of_record(record, classes_file), place, class_set, checkpoint)
@@ -207,7 +176,6 @@ def find_common_classes(checkpoint, record, classes_file=None):
 
 
 def add_flags(parser):
-    """Adds --checkpoint_path and --classes."""
     parser.add_argument('--checkpoint_path', default='results/train', help='checkpoint, or the folder of a run')
     parser.add_argument('--classes', metavar='FILE', help="file of the classes' names, one a line, for a checkpoint "
                                                           'outside its run, whose settings name the classes')

@@ -46,12 +46,8 @@ class Curve(NamedTuple):
 
 
 def make_curves(log, scores, command):
-    """The curves of a run, list of Curve.
-
-    Args:
-        log, scores: rows of train/log.csv and train/eval.csv, see page.read_table.
-        command: str, the command that continues the run.
-    """
+    """The curves of a run, list of Curve, from the rows of train/log.csv and train/eval.csv (see page.read_table);
+    `command` is the one that continues the run."""
     loss = make_lines(('training', 'plain', log, 'loss_per_pixel', True),
                       ('validation', 'crf', scores, 'loss_per_pixel'))
     mean_iou = make_lines(('mean IoU', 'plain', scores, 'mean_iou'), ('along borders', 'crf', scores, 'boundary_iou'))

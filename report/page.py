@@ -56,7 +56,6 @@ class PictureRow(NamedTuple):
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Builds the results page of a run, index.html in its folder.')
     parser.add_argument('--output_dir', default='results', help='run folder, as given to train.py')
     return parser.parse_args(argv)
@@ -69,7 +68,6 @@ def main(argv=None):
 
 
 def check_run_folder(output_dir):
-    """Raises UserError unless output_dir holds a run."""
     if not any(os.path.isdir(os.path.join(output_dir, name)) for name in ('train', 'eval', 'evaluation')):
         raise UserError(f'--output_dir {output_dir}: holds no run (no train, eval or evaluation folder); '
                         'give the --output_dir of train.py')
@@ -77,16 +75,7 @@ def check_run_folder(output_dir):
 
 def write_page(output_dir):
     """Builds OUT/index.html and OUT/page/ from the run folder OUT, and replaces earlier ones.
-
-    Args:
-        output_dir: str, the run folder.
-
-    Returns:
-        str, path of the page.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    Returns the page's path; raises OSError if it cannot be written."""
     log, scores = (read_table(os.path.join(output_dir, 'train', name)) for name in ('log.csv', 'eval.csv'))
     settings = read_json(os.path.join(output_dir, 'train', 'settings.json'))
     metrics = read_json(os.path.join(output_dir, 'evaluation', 'metrics.json'))
@@ -137,15 +126,9 @@ def readable(value):
 
 
 def read_table(path):
-    """Reads a CSV file with a column `step`.
-
-    A last line without an end may hold half a number and is left out, as are rows that are too short or too long. Of
-    two rows of one step the later one counts.
-
-    Returns:
-        list of dicts, sorted by step, of column to float, or to None where there is no finite number. Empty if the
-        file cannot be read.
-    """
+    """Reads a CSV file with a column `step`: list of dicts, sorted by step, of column to float, or to None where there
+    is no finite number; empty if the file cannot be read. A last line without an end may hold half a number and is left
+    out, as are rows that are too short or too long. Of two rows of one step the later one counts."""
     try:
         with utils.open_file(path, encoding='utf-8', errors='replace', newline='') as file:
             complete_lines = file.read().rpartition('\n')[0]
@@ -162,7 +145,6 @@ def read_table(path):
 
 
 def parse_number(text):
-    """A finite float, else None."""
     try:
         number = float(text)
     except ValueError:
