@@ -19,28 +19,16 @@ NOWHERE = 254  # a warped label where the source has no pixel; neither a class, 
 
 
 class Warp(NamedTuple):
-    """The map from a position p in the crop to origin + linear @ p in the source.
-
-    linear: float32 [2, 2], a rotation divided by a scale. origin: float32 [2], the source of the crop's corner.
-    """
-    linear: tf.Tensor
-    origin: tf.Tensor
+    """The map from a position p in the crop to origin + linear @ p in the source."""
+    linear: tf.Tensor  # float32 [2, 2], a rotation divided by a scale
+    origin: tf.Tensor  # float32 [2], the source of the crop's corner
 
 
 def warp(decode, full, frame, chance, augment, seed):
-    """Draws a scale, an angle and a place at random, and cuts the crop out of the source there.
-
-    Args:
-        decode: function of a window of the source, int32 [4] (top, left, height, width), that returns image uint8
-            [h, w, 3] and label uint8 [h, w, 1].
-        full, frame: int32 [2], height and width of the source and of the crop.
-        chance: float32 [2] in [0, 1), random, for the place.
-        augment: str each, of KINDS; those other than 'scale' and 'rotate' are ignored.
-        seed: int64 [2].
-
-    Returns:
-        (image float32 [H, W, 3], interpolated; label uint8 [H, W, 1], of the nearest pixel, NOWHERE beyond the source).
-    """
+    """Cuts a crop out of a source at a place drawn at random, and at a scale and an angle if `augment` names them.
+    full, frame: int32 [2], sizes of source and crop. chance: float32 [2] in [0, 1), for the place. seed: int64 [2].
+    decode: function of a window, int32 [4] (top, left, height, width), that returns image uint8 [h, w, 3] and label
+    uint8 [h, w, 1]. Returns image float32 [H, W, 3], interpolated, and label uint8 [H, W, 1], NOWHERE outside."""
     drawn = draw_warp(full, frame, chance, augment, seed)
     window = find_window(drawn, full, frame)
     image, label = decode(window)
@@ -48,11 +36,8 @@ def warp(decode, full, frame, chance, augment, seed):
 
 
 def draw_warp(full, frame, chance, augment, seed):
-    """The Warp of one draw; arguments as for `warp`.
-
-    All places are equally likely where, in each direction, the larger of the scaled image and the crop covers the
-    smaller. The image is then rotated about the centre of their intersection.
-    """
+    """The Warp of one draw. All places are equally likely where, in each direction, the larger of the scaled image and
+    the crop covers the smaller. The image is then rotated about the centre of their intersection."""
     draw = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1))
     scale = SCALES[0] + (SCALES[1] - SCALES[0]) * draw[0] if 'scale' in augment else tf.constant(1.0)
     angle = math.radians(MAX_DEGREES) * (2 * draw[1] - 1) if 'rotate' in augment else tf.constant(0.0)
@@ -70,11 +55,8 @@ def _turn(linear, position):
 
 
 def find_window(warp, full, frame):
-    """The part of the source that the crop shows, and the neighbours that interpolation needs.
-
-    Returns:
-        int32 [4]: top, left, height and width, within the source; height and width are at least 1.
-    """
+    """The part of the source that the crop shows, and the neighbours that interpolation needs: int32 [4], top, left,
+    height and width, the last two at least 1."""
     height, width = tf.unstack(tf.cast(frame, tf.float32))
     corners = warp.origin + tf.stack([_turn(warp.linear, corner) for corner in (
         (0.0, 0.0), (0.0, width), (height, 0.0), (height, width))])
@@ -84,7 +66,7 @@ def find_window(warp, full, frame):
 
 
 def apply_warp(warp, image, label, top_left, frame):
-    """Cuts the crop out of image and label of a window whose corner is at top_left, int32 [2]; see `warp`."""
+    """Cuts the crop out of image and label of a window whose corner is at top_left, int32 [2]."""
     # The op's positions are those of the pixels' centres.
     origin = warp.origin + _turn(warp.linear, (0.5, 0.5)) - 0.5 - tf.cast(top_left, tf.float32)
     (yy, yx), (xy, xx) = (tf.unstack(row) for row in tf.unstack(warp.linear))
@@ -107,19 +89,9 @@ def fill_nowhere(both, fill):
 
 
 def jitter_colour(image, mean_rgb, seed):
-    """Multiplies brightness, contrast and saturation of an image by random factors of COLOUR_FACTORS.
-
-    Saturation is a pixel's distance from its grey, contrast its distance from the data's mean colour. Together the
-    three are one matrix and one colour that is added.
-
-    Args:
-        image: uint8 or float32 [H, W, 3] RGB, 0..255.
-        mean_rgb: three floats.
-        seed: int64 [2].
-
-    Returns:
-        float32 [H, W, 3], 0..255.
-    """
+    """Multiplies brightness, contrast and saturation of an image, uint8 or float32 [H, W, 3] RGB, by random factors;
+    returns float32 in 0..255. Saturation is a pixel's distance from its grey, contrast its distance from the data's
+    mean colour, mean_rgb. Together the three are one matrix and one colour that is added. seed: int64 [2]."""
     brightness, contrast, saturation = tf.unstack(tf.random.stateless_uniform(
         [3], tf.random.experimental.stateless_fold_in(seed, 2), *COLOUR_FACTORS))
     to_grey = tf.tile(tf.constant(LUMA)[:, tf.newaxis], [1, 3])

@@ -22,14 +22,11 @@ SHUFFLE_BYTES = 2 ** 30  # of them at most
 
 
 class Reader(NamedTuple):
-    """A record's complete images, read round and round; running `initializer` goes back to the start.
-
-    record: str. num_examples: int. initializer: op. next_example: dict of tensors, see whole_images.
-    """
+    """A record's complete images, read round and round; running `initializer` goes back to the start."""
     record: str
     num_examples: int
     initializer: tf.Operation
-    next_example: dict
+    next_example: dict  # of tensors, see whole_images
 
 
 def build_reader(record, num_examples, number_of_classes=21, skip=0):
@@ -41,12 +38,8 @@ def build_reader(record, num_examples, number_of_classes=21, skip=0):
 
 
 def run_input(session, fetches, record):
-    """session.run of something that reads from a record.
-
-    Raises:
-        UserError: the record cannot be read or decoded, or its length has changed.
-        tf.errors.OpError: another op than the record's iterator fails.
-    """
+    """session.run of something that reads from a record; UserError if the record cannot be read or decoded, or its
+    length has changed. Another op that fails raises its tf.errors.OpError."""
     try:
         return session.run(fetches)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError,
@@ -58,16 +51,8 @@ def run_input(session, fetches, record):
 
 
 def whole_images(record, number_of_classes=21):
-    """The complete images of a record, in its order, once.
-
-    Args:
-        record: str, path of a TFRecord file.
-        number_of_classes: int; labels may only hold these and 255. VOC's by default.
-
-    Returns:
-        tf.data.Dataset of dicts: 'image' uint8 [H, W, 3] RGB, 'label' uint8 [H, W] with 255 = ignore, 'filename'
-        string.
-    """
+    """The complete images of a record, a path, in its order, once; labels may only hold the classes and 255. A
+    tf.data.Dataset of dicts: 'image' uint8 [H, W, 3] RGB, 'label' uint8 [H, W] with 255 = ignore, 'filename' string."""
     def decode(serialized):
         example = tf.io.parse_single_example(serialized, FEATURES)
         # This op decodes PNG too.
@@ -80,13 +65,8 @@ def whole_images(record, number_of_classes=21):
 
 
 def _decode_window(example, window, number_of_classes):
-    """A part of a parsed example: image uint8 [H, W, 3] RGB and label uint8 [H, W, 1].
-
-    A JPEG is decoded only inside the window. Running it raises InvalidArgumentError if a label there is unusable.
-
-    Args:
-        example: dict by feature. window: int32 [4], top, left, height, width. number_of_classes: int.
-    """
+    """A window, int32 [4] (top, left, height, width), of a parsed example: image uint8 [H, W, 3] RGB and label uint8
+    [H, W, 1]. A JPEG is decoded only there. Running it fails if a label there is unusable."""
     def cut(picture):
         return tf.slice(picture, tf.pad(window[:2], [[0, 1]]), tf.pad(window[2:], [[0, 1]], constant_values=-1))
 
@@ -108,26 +88,15 @@ def _check_classes(label, filename, number_of_classes):
 
 
 class Sampling(NamedTuple):
-    """How training examples are drawn from a record.
-
-    record: str, path of a TFRecord file.
-    num_examples: int, how many examples it holds. Each occurs once in an epoch.
-    batch_size: int, B.
-    crop_size: int, S in pixels; 0: images are not cropped, and H and W are those of the batch's largest.
-    pad_rgb: three floats, the data's mean colour (see augmentation.jitter_colour). Rounded, it fills a crop or a batch
-        that is larger than an image; the label there is 255.
-    seed: int.
-    augment: str each, of augmentation.KINDS.
-    number_of_classes: int; labels may only hold these and 255. VOC's by default.
-    """
-    record: str
-    num_examples: int
-    batch_size: int
-    crop_size: int
-    pad_rgb: tuple
+    """How training examples are drawn from a record."""
+    record: str  # path of a TFRecord file
+    num_examples: int  # in the record; each occurs once in an epoch
+    batch_size: int  # B
+    crop_size: int  # S in pixels; 0: images are not cropped, and H and W are those of the batch's largest
+    pad_rgb: tuple  # the data's mean colour; it fills what is larger than an image, where the label is 255
     seed: int
-    augment: tuple = ('flip',)
-    number_of_classes: int = 21
+    augment: tuple = ('flip',)  # of augmentation.KINDS
+    number_of_classes: int = 21  # labels may only hold these and 255
 
 
 def shuffle_buffer(num_examples, size):
@@ -145,19 +114,10 @@ def read_epoch(sampling, epoch):
 
 def training_batches(sampling, start_step=0, part=None):
     """Endless batches of random crops, or of complete images, randomly changed.
-
-    The order of the examples and the changes depend only on the step, the seed and the graph's own seed, whatever the
-    number of threads: a run that resumes at `start_step` gets the batches that it would have got.
-
-    Args:
-        sampling: Sampling.
-        start_step: int, batches that are skipped.
-        part: (begin, end), ints, the examples of each batch for one machine among several; None: all.
-
-    Returns:
-        tf.data.Dataset of (images uint8 [B, S, S, 3] RGB, labels int32 [B, S, S], 255 = ignore, filenames string [B]),
-        or [B, H, W] in place of [B, S, S]. Reading past the end fails if the record does not hold num_examples.
-    """
+    tf.data.Dataset of (images uint8 [B, S, S, 3] RGB, labels int32 [B, S, S], 255 = ignore, filenames string [B]), or
+    [B, H, W] in place of [B, S, S]. Order and changes depend only on the step, the seed and the graph's own seed, so a
+    run that resumes at `start_step` gets the batches that it would have got. `part`: (begin, end), the examples of each
+    batch for one machine among several. Reading past the end fails if the record does not hold num_examples."""
     num_examples, batch_size = sampling.num_examples, sampling.batch_size
 
     def read(index, serialized):
@@ -190,10 +150,8 @@ def _batch_of_any_size(examples, batch_size, fill):
 
 
 def _read_changed(serialized, sampling, seed):
-    """One example to (uint8 [S, S, 4] or [H, W, 4], filename string); image and label as one stay in step.
-
-    Without interpolation all values stay bytes, because moving floats would take most of the time.
-    """
+    """One example to (uint8 [S, S, 4] or [H, W, 4], filename string); image and label as one stay in step. Without
+    interpolation all values stay bytes, because moving floats would take most of the time."""
     crop_size, augment, fill = sampling.crop_size, sampling.augment, _fill_of(sampling.pad_rgb)
     example = tf.io.parse_single_example(serialized, FEATURES)
     full = tf.cast(tf.stack([example['image/height'], example['image/width']]), tf.int32)
@@ -221,7 +179,7 @@ def _read_changed(serialized, sampling, seed):
 
 
 def _place_window(full, frame, chance):
-    """The place of a crop in an image, int32 [4]: top, left, height, width. `full` and `frame` are their sizes."""
+    """The random place of a crop in an image, int32 [4]: top, left, height, width."""
     size = tf.minimum(full, frame)
     top_left = tf.cast(chance * tf.cast(full - size + 1, tf.float32), tf.int32)
     return tf.concat([top_left, size], 0)

@@ -43,20 +43,9 @@ class Diagnosis(NamedTuple):
     pixels: list  # two int64 [256], by label
 
 
-# ------------------------------------------------------------------------------------------- looking
-
-
 def check(splits, lists, class_set, scale, num_workers):
-    """Reads all images and masks of a data set, and judges it.
-
-    Args:
-        splits: two voc.Split. lists: voc.Lists. class_set: classes.ClassSet.
-        scale: float, by which the pictures would be scaled.
-        num_workers: int, threads.
-
-    Returns:
-        Diagnosis.
-    """
+    """Reads all images and masks of the data set of two voc.Split and their voc.Lists, by `num_workers` threads, and
+    judges it; returns Diagnosis. scale: float, by which the pictures would be scaled."""
     names, seen = [split.list_name for split in splits], []
     for split, ids in zip(splits, lists.ids):
         results = voc.map_in_order(functools.partial(look_at_pair, split, class_set, scale), ids, num_workers)
@@ -72,7 +61,6 @@ def check(splits, lists, class_set, scale, num_workers):
 
 
 def look_at_pair(split, class_set, scale, image_id):
-    """Reads an image and its mask; returns Seen."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     seen = Seen(image_id, pair.image_path, pair.faults, pair.notes)
     if pair.image:
@@ -84,16 +72,8 @@ def look_at_pair(split, class_set, scale, image_id):
     return seen
 
 
-# ------------------------------------------------------------------------------------------- judging
-
-
 def find_twins(names, seen):
-    """Yields a Finding for each group of images that are the same: those of one checksum, decoded again and compared.
-
-    Args:
-        names: two str, of the train and the val list.
-        seen: two lists of Seen.
-    """
+    """Yields a Finding for each group of equal images: those of one checksum, decoded again and compared."""
     list_of = {pair.image_path: name for name, of_split in zip(names[::-1], seen[::-1]) for pair in of_split}
     alike = collections.defaultdict(dict)
     for pair in (pair for of_split in seen for pair in of_split if pair.size):
@@ -113,7 +93,7 @@ def find_twins(names, seen):
 
 
 def find_nothing_to_learn(class_set, names, pixels):
-    """Yields a Finding for each list whose readable masks have too few classes; names and pixels as in Diagnosis."""
+    """Yields a Finding for each list whose readable masks have too few classes."""
     for name, counts, needed in zip(names, pixels, (2, 1)):
         if counts.any() and (lack := classes.describe_lack(class_set, counts, needed)):
             yield Finding('nothing to learn', f'{name}: {lack}')
@@ -149,9 +129,6 @@ def find_unlisted(splits, ids_by_split):
         yield Finding('in no list', f'{count} masks are in neither {splits[0].list_name} nor {splits[1].list_name}')
 
 
-# ------------------------------------------------------------------------------------------- reporting
-
-
 def report(diagnosis, json_path=None):
     """Prints a Diagnosis and writes it to `json_path`, if given; UserError if that fails or there are faults."""
     content = as_json(diagnosis)
@@ -173,13 +150,7 @@ def report(diagnosis, json_path=None):
 
 
 def format_table(class_set, titles, images, pixels):
-    """The class table: images, and each class's pixels and share of all, in two columns; str of many lines.
-
-    Args:
-        class_set: classes.ClassSet.
-        titles: two str. images: two int.
-        pixels: two int64 [256], by label.
-    """
+    """The class table: the images of two data sets, and each class's pixels, int64 [256] by label, and shares."""
     width = max(12, *(len(name) + 1 for name in class_set.names))
     lines = [' ' * width + ''.join(f'{title:>26}' for title in titles),
              f'{"images":{width}}' + ''.join(f'{count:>26,}' for count in images)]

@@ -35,14 +35,10 @@ TABLES = [re.compile(form) for form in (
 
 
 class ClassSet(NamedTuple):
-    """Names and colours of the classes 0, 1, 2, ..., and what stands for void in masks.
-
-    names: tuple of str. colours: tuple of (R, G, B) in 0..255.
-    void: tuple of (value, (R, G, B)), each None if it is not named; 255 and (224, 224, 192) are void in any case.
-    """
-    names: tuple
-    colours: tuple
-    void: tuple = ()
+    """Names and colours of the classes 0, 1, 2, ..., and what else than 255 and its colour stands for void in masks."""
+    names: tuple  # of str
+    colours: tuple  # of (R, G, B) in 0..255
+    void: tuple = ()  # of (value, (R, G, B)), each None if it is not named
 
     @property
     def has_background(self):
@@ -79,10 +75,8 @@ class ClassSet(NamedTuple):
 
 
 def make_class_set(names, colours=None, void=()):
-    """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour.
-
-    Black is reserved for the background: without one, class 0 gets VOC's second colour, and so on.
-    """
+    """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour. Black is reserved for
+    the background: without one, class 0 gets VOC's second colour, and so on."""
     first = 0 if names[0] == 'background' else 1
     default = utils.voc_palette()[first:first + len(names)].tolist()
     colours = colours or [None] * len(names)
@@ -94,15 +88,9 @@ VOC = make_class_set((
     'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'))
 
 
-# ------------------------------------------------------------------------------------------- a file of names
-
-
 def read_classes(path):
-    """Reads a file of names in one of the forms above, without its comments; docs/data.md explains them.
-
-    Raises:
-        UserError: the file is missing or of another form, or a name or a colour occurs twice.
-    """
+    """The ClassSet of a file of names in one of the forms above, without its comments; docs/data.md explains them.
+    UserError if it is missing or of another form, or a name or a colour occurs twice."""
     try:
         with utils.open_file(path, encoding='utf-8-sig') as file:
             lines = [re.sub(r'^#.*|\s#\s.*', '', line.strip()).strip() for line in file.read(MAX_BYTES).splitlines()]
@@ -132,11 +120,8 @@ def find_rows(lines):
 
 
 def arrange_rows(rows):
-    """The ClassSet of find_rows' matches. A row's value is its place, unless it names one; rows of void are taken out.
-
-    Raises:
-        ValueError: values are missing, or the rest is not a class set.
-    """
+    """The ClassSet of find_rows' matches; ValueError if values are missing. A row's value is its place, unless it names
+    one; rows of void are taken out."""
     void, found = [], []
     for row in (row.groupdict() for row in rows):
         name, place = ' '.join(row['name'].split()), len(found) + sum(value is not None for value, _ in void)
@@ -177,18 +162,12 @@ def check_class_set(names, colours=None, void=()):
 
 
 def describe_lack(class_set, pixels, needed):
-    """What is wrong with masks that have fewer than `needed` classes, a line for messages; '' if nothing is.
-
-    pixels: ints, those of each class; more may follow.
-    """
+    """A line on masks with fewer than `needed` classes (pixels: ints by class), or '' if there are enough."""
     present = [f'{name} ({label})' for label, (name, count) in enumerate(zip(class_set.names, pixels)) if count]
     if len(present) >= needed:
         return ''
     return (f'the masks hold only {" and ".join([*present, "void (255)"])}; they must hold the values of at least two '
             'classes: for two, 0 and 1 instead of 0 and 255, which is void')
-
-
-# ------------------------------------------------------------------------------------------- as JSON
 
 
 def as_json(class_set):
@@ -211,19 +190,13 @@ def from_json(entries):
         raise ValueError('is not a list of classes') from None
 
 
-# ------------------------------------------------------------------------------------------- a record's side file
-
-
 def side_file(record):
-    """The path of a record's side file, str."""
     return f'{record}.json'
 
 
 def save_side_file(path, class_set, images, pixels):
-    """Writes what a record holds: `classes` (as_json), `images`, int, and `pixels`, a count each class and void.
-
-    pixels: int64 [256], by label.
-    """
+    """Writes what a record holds: `classes` (as_json), `images`, and `pixels`, from int64 [256] by label, a count each
+    class and void."""
     count = len(class_set.names)
     utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
                            'pixels': np.asarray(pixels)[[*range(count), IGNORE_LABEL]].tolist()})
@@ -250,11 +223,8 @@ def read_side_file(record):
 
 
 def of_record(record, classes_file=None):
-    """The ClassSet of a record: that of its side file, else of --classes, else VOC's, which is printed.
-
-    Raises:
-        UserError: the two differ, or one is damaged.
-    """
+    """The ClassSet of a record: that of its side file, else of --classes, else VOC's, which is printed; UserError if
+    the two differ, or one is damaged."""
     wanted = read_classes(classes_file) if classes_file else None
     stored = read_side_file(record)
     if stored and wanted:
@@ -266,17 +236,8 @@ def of_record(record, classes_file=None):
 
 
 def of_run(settings, number_of_classes, checkpoint, classes_file=None):
-    """The ClassSet of a checkpoint: that of --classes, which must have its run's names; else its run's; else VOC's.
-
-    Args:
-        settings: dict, the run's settings.json; may be empty.
-        number_of_classes: int, that of the checkpoint's variables.
-        checkpoint: str, for messages.
-        classes_file: str or None, --classes.
-
-    Raises:
-        UserError: names or number of classes differ.
-    """
+    """The ClassSet of a checkpoint: that of --classes, else that of its run's settings.json (dict, may be empty), else
+    VOC's. UserError if their names differ, or their number is not that of the checkpoint's variables."""
     wanted = read_classes(classes_file) if classes_file else None
     try:
         stored = from_json(settings['classes']) if settings.get('classes') else None
@@ -294,7 +255,7 @@ def of_run(settings, number_of_classes, checkpoint, classes_file=None):
 
 
 def describe(class_set, file, classes_file=None):
-    """A ClassSet, and where its names come from: `file`, a side file or settings.json, --classes, or VOC; one line."""
+    """One line: a ClassSet, and where its names come from: `file`, --classes, or VOC."""
     source = file if os.path.exists(file) else f'--classes {classes_file}' if classes_file else (
         f'VOC, because {file} is missing; --classes FILE names others')
     names = class_set.names if len(class_set.names) < 6 else (*class_set.names[:3], '...', class_set.names[-1])

@@ -29,23 +29,10 @@ class Photo(NamedTuple):
     name: str
 
 
-# ------------------------------------------------------------------------------------------- finding
-
-
 def find_photos(paths, output_dir):
-    """Finds the photos in a list of files and folders, in folders with all their subfolders.
-
-    Args:
-        paths: list of str.
-        output_dir: str, where the results go; it is not searched.
-
-    Returns:
-        photos: list of Photo, with different names.
-        problems: list of str, one line for each path that is missing, or a folder without image files.
-
-    Raises:
-        UserError: there is no photo at all, or a result would overwrite a photo.
-    """
+    """Finds the photos in a list of files and folders, in folders with all their subfolders except output_dir.
+    Returns a list of Photo, with different names, and a list of str, one line for each path that is missing or a folder
+    without image files. UserError if there is no photo, or a result would overwrite one."""
     several = sum(map(os.path.isdir, paths)) > 1  # then the names begin with the folder's
     found, problems = {}, []  # found: path to name, with ending
     for path in paths:
@@ -77,14 +64,8 @@ def list_folder(folder, output_dir):
 
 
 def choose_names(found):
-    """Gives every photo a name of its own: where two want the same one (a.jpg and a.png), the second gets -2.
-
-    Args:
-        found: dict of path to name with ending.
-
-    Returns:
-        list of Photo, in the dict's order.
-    """
+    """The Photos of a dict of path to name with ending, each with a name of its own: where two want the same one (a.jpg
+    and a.png), the second gets -2."""
     photos, taken = [], set()
     for path, file_name in found.items():
         stem = name = os.path.splitext(file_name)[0]
@@ -101,30 +82,16 @@ def choose_names(found):
 
 
 def check_nothing_is_overwritten(photos, output_dir):
-    """Raises UserError if a result would overwrite one of the photos."""
     paths = {os.path.realpath(photo.path) for photo in photos}
     for result in (os.path.join(output_dir, photo.name + ending) for photo in photos for ending in RESULTS):
         if os.path.realpath(result) in paths:
             raise UserError(f'--output_dir {output_dir}: {result} is one of the photos; choose another folder')
 
 
-# ------------------------------------------------------------------------------------------- reading
-
-
 def read_photo(path):
-    """Reads an image file as a viewer shows it: upright, in colour, transparency on white, an animation's first frame.
-
-    A JPEG gives the same pixels as the decoder of the records.
-
-    Args:
-        path: str.
-
-    Returns:
-        uint8 RGB [H, W, 3].
-
-    Raises:
-        UserError: the file is not an image, damaged, or too large.
-    """
+    """Reads an image file as a viewer shows it: upright, transparency on white, an animation's first frame.
+    uint8 RGB [H, W, 3], a JPEG's as the records' decoder reads it. UserError if it is not an image, damaged or too
+    large."""
     try:
         with warnings.catch_warnings(), utils.open_file(path) as file:
             warnings.simplefilter('ignore')  # about large pictures and odd metadata, both harmless
@@ -140,7 +107,6 @@ def read_photo(path):
 
 
 def to_rgb(picture):
-    """Converts a Pillow image to uint8 RGB [H, W, 3]; transparent pixels become white."""
     if picture.mode.startswith(('I', 'F')):  # grey of 16 bits and more
         grey = np.asarray(picture, np.float64)
         lowest, highest = (0, 65535) if picture.mode.startswith('I;16') else (grey.min(), grey.max())

@@ -60,14 +60,9 @@ class Mask(NamedTuple):
 
 
 def check_file(path, data_dirs, scale):
-    """Checks that a path is a file that is not too large, and not a link that leads out of the data folders.
-
-    Such a link in a data set from elsewhere could have other files of this machine copied into the records. The data
-    folders, and the folders in them, may be links.
-
-    Raises:
-        BadFileError: it is not.
-    """
+    """Raises BadFileError unless a path is a file, not too large, and not a link that leads out of the data folders,
+    which may be links themselves. Such a link in a data set from elsewhere could have other files of this machine
+    copied into the records."""
     if os.path.islink(path):
         real = os.path.realpath(path)
         roots = [os.path.join(os.path.realpath(root), '') for root in (*data_dirs, os.path.dirname(path))]
@@ -92,7 +87,7 @@ def open_picture(file, formats=None):
 
 
 def check_memory(picture):
-    """Raises ValueError, whose message is one line, if memory does not suffice to decode a picture of Pillow's."""
+    """Raises ValueError if memory does not suffice to decode a picture of Pillow's."""
     needed, free = picture.width * picture.height * BYTES_PER_PIXEL, psutil.virtual_memory().available
     if needed > free:
         raise ValueError(f'{picture.width} x {picture.height} pixels need {needed >> 20:,} MB of memory, and '
@@ -100,7 +95,7 @@ def check_memory(picture):
 
 
 def find_orientation(picture):
-    """An EXIF orientation, int; 1, which means upright, where there is none or it is damaged."""
+    """An EXIF orientation, int; 1 (upright) where there is none or it is damaged."""
     with contextlib.suppress(Exception):
         return int(picture.getexif().get(ORIENTATION, 1))
     return 1
@@ -135,7 +130,7 @@ def read_picture(path, scale, coarse=False):
 
 
 def identify(data):
-    """What a file is that is not of the format that its name's ending stands for, a line for messages."""
+    """What a file is that is not of the format that its ending stands for, a line for messages."""
     kind = 'HEIC' if data[4:8] == b'ftyp' else 'text' if data and data[:512].isascii() else ''
     with contextlib.suppress(Exception):
         kind = open_picture(io.BytesIO(data)).format
@@ -143,29 +138,13 @@ def identify(data):
 
 
 def describe_error(error):
-    """An exception's reason as one line."""
     return ' '.join(str(getattr(error, 'strerror', None) or error or type(error).__name__).split())
 
 
-# ------------------------------------------------------------------------------------------- images
-
-
 def read_image(path, scale):
-    """Reads an image, of the format that its name's ending stands for.
-
-    A PNG of 16 bits a channel is refused because TensorFlow reads only the upper 8 bits; one with transparent pixels
-    because TensorFlow shows what they hide.
-
-    Args:
-        path: str.
-        scale: float; if it is 1, a JPEG's `picture` may have an eighth of its size: enough to check every byte.
-
-    Returns:
-        ImageFile.
-
-    Raises:
-        BadFileError: the file is missing, of another format, too large, truncated or damaged.
-    """
+    """Reads an image as ImageFile; BadFileError if it is missing, too large, damaged, or not what its ending says.
+    At scale 1, a JPEG's `picture` may have an eighth of its size: enough to check every byte. PNGs of 16 bits a channel
+    or with transparent pixels are refused: TensorFlow reads only the upper 8 bits, and shows what is hidden."""
     if os.path.splitext(path)[1].lower() not in FORMATS:
         raise BadFileError(f'{path}: is neither JPEG nor PNG by its ending; save it as one of them', 'kind of image')
     image = read_picture(path, scale, coarse=scale == 1)
@@ -185,10 +164,8 @@ def turn_upright(image):
 
 
 def encode_image(image, scale):
-    """An ImageFile as the bytes of a JPEG or PNG and b'jpeg' or b'png': its file's own, unless they must be changed.
-
-    Scaling averages areas, which loses no thin line. New JPEGs have quality 95 and chroma at full size (4:4:4).
-    """
+    """An ImageFile as bytes, and b'jpeg' or b'png': its file's own, unless they must be changed. Scaling averages
+    areas, which loses no thin line. New JPEGs have quality 95 and chroma at full size (4:4:4)."""
     if scale == 1 and image.data:
         return image.data, image.format
     pixels = np.asarray(image.picture.convert('RGB'))
@@ -200,23 +177,10 @@ def encode_image(image, scale):
     return file.getvalue(), kind.lower().encode()
 
 
-# ------------------------------------------------------------------------------------------- masks
-
-
 def read_mask(path, class_set, scale):
-    """Reads a mask: values of palette and grey PNGs are class indices; colours are looked up in the class set.
-
-    Args:
-        path: str, a PNG, or a MATLAB file of SBD if it ends in .mat.
-        class_set: classes.ClassSet.
-        scale: float, by which it will be scaled.
-
-    Returns:
-        Mask.
-
-    Raises:
-        BadFileError: the file cannot be used, or has a colour or a value that is not a class.
-    """
+    """Reads a mask, which will be scaled by `scale`, from a PNG, a BMP or a .mat of SBD.
+    Values of palette and grey pictures are class indices; colours are looked up in the class set. BadFileError if the
+    file cannot be used, or a value or a colour is not a class."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in MASK_ENDINGS:
         raise BadFileError(f'{path}: a mask must be a PNG; save it anew, not from a JPEG, which has other values',
@@ -238,7 +202,7 @@ def read_mask(path, class_set, scale):
 
 
 def read_sbd_mask(path):
-    """The field Segmentation of the struct GTcls in a MATLAB file, uint8 [H, W]; BadFileError if there is none."""
+    """GTcls.Segmentation in a MATLAB file, uint8 [H, W]; BadFileError if there is none."""
     try:
         labels = scipy.io.loadmat(path, variable_names=['GTcls'])['GTcls']['Segmentation'][0, 0]
         if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
@@ -260,14 +224,9 @@ def look_up_values(values, path, table):
 
 
 def order_palette(palette, values, path, class_set):
-    """The labels of a palette mask's values, uint8 [256]: by their colours if all that occur are the class set's.
-
-    Where a class set has VOC's colours only by default, a mask with VOC's palette is one from a tool that gives it to
-    any classes.
-
-    Raises:
-        BadFileError: some colours that occur are of other classes than their values, some of none.
-    """
+    """The labels of a palette mask's values, uint8 [256]: by colour if all that occur are the class set's.
+    A mask with VOC's palette, for classes that have VOC's colours only by default, is one from a tool that gives it to
+    any classes. BadFileError if some colours that occur are of other classes than their values, and some of none."""
     table, meant = class_set.label_of_value, class_set.label_of_colour
     used = np.flatnonzero(np.bincount(values.ravel())).tolist()
     used = [value for value in used if value != IGNORE_LABEL]
@@ -306,11 +265,7 @@ def pack_colours(colours):
 
 
 def encode_label(labels):
-    """uint8 [H, W] as the bytes of a grey PNG."""
     return cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes()
-
-
-# ------------------------------------------------------------------------------------------- scaling
 
 
 def scaled_size(size, scale):

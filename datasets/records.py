@@ -39,16 +39,7 @@ CURE = 'write it with convert_fcn_dataset.py'
 
 
 def make_example(filename, image_bytes, label_png_bytes, height, width, image_format=b'jpeg'):
-    """One image and its label as a serialised `tf.train.Example` of the schema above.
-
-    Args:
-        filename, image_bytes, label_png_bytes: bytes.
-        height, width: int, pixels.
-        image_format: bytes, b'jpeg' or b'png'.
-
-    Returns:
-        bytes, the same for the same input.
-    """
+    """One image and its label as a serialised `tf.train.Example` of the schema above, always the same bytes."""
     values = {'encoded': image_bytes, 'filename': filename, 'format': image_format, 'height': height,
               'label': label_png_bytes, 'label_format': b'png', 'width': width}
     example = tf.train.Example()
@@ -70,19 +61,10 @@ def open_writer(path):
 
 
 def count_examples(record, whole=False):
-    """Reads a record once and checks every example as far as that is possible without decoding its pictures.
-
-    Args:
-        record: str, path of a TFRecord file.
-        whole: bool, whether the network will see the images at full size, for which this machine's memory must suffice.
-
-    Returns:
-        int, the number of examples, at least 1.
-
-    Raises:
-        UserError: the file is missing, empty, damaged or not a TFRecord file, or an example is not of the schema, has
-            pictures of another size than it says, or is too large.
-    """
+    """Checks each example of a record as far as is possible without decoding; returns their number.
+    `whole`: the network will see the images at full size, for which memory must suffice. UserError if the file is
+    missing, empty, damaged or not a TFRecord file, or an example is not of the schema, has pictures of another size
+    than it says, or is too large."""
     max_pixels = pictures.MAX_PIXELS
     if whole:
         max_pixels = min(max_pixels, psutil.virtual_memory().total // BYTES_PER_PIXEL)
@@ -132,7 +114,7 @@ def check_example(serialized, max_pixels):
 
 
 def check_sizes(values, max_pixels):
-    """Raises ValueError unless image, label, height and width of an example, dict by feature, agree."""
+    """Raises ValueError unless the sizes of an example, dict by feature, and its pictures agree."""
     height, width = values['image/height'], values['image/width']
     if height < 1 or width < 1:
         raise ValueError(f'is {width} x {height} pixels by its image/width and image/height')
@@ -159,11 +141,7 @@ def read_size(data, formats):
 
 
 def fingerprint(record):
-    """What distinguishes a record from others, in the default graph.
-
-    Returns:
-        two int64 scalars: the number of its examples, and a hash.
-    """
+    """What distinguishes a record, in the default graph: two int64 scalars, the number of its examples and a hash."""
     def add(found, serialized):
         count, mark = found
         return count + 1, mark * 31 + tf.strings.to_hash_bucket_fast(serialized, 2 ** 31)

@@ -36,13 +36,13 @@ class Finding(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The train or the val part of a data set; `images` and `masks` are dicts of id to list of paths."""
+    """The train or the val part of a data set."""
     role: str  # of ROLES
     list_path: str  # text file, one id a line
     image_dir: str
     label_dir: str
-    images: dict
-    masks: dict
+    images: dict  # of id to list of paths
+    masks: dict  # the same
     sbd_dir: str | None = None
 
     @property
@@ -66,24 +66,10 @@ class Pair(NamedTuple):
     notes: list  # of Finding
 
 
-# ------------------------------------------------------------------------------------------- folders
-
-
 def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
-    """Finds the train and the val split.
-
-    Args:
-        data_dir: str, VOC's folder.
-        list_names: two str, of files ImageSets/Segmentation/NAME.txt.
-        label_dirs: two str, folders of the masks in data_dir.
-        sbd_dir: str or None, SBD's folder benchmark_RELEASE/dataset, which joins the train split.
-
-    Returns:
-        list of two Split.
-
-    Raises:
-        utils.UserError: a folder is missing.
-    """
+    """The train and the val Split of VOC's folder; UserError if a folder is missing.
+    list_names: two, in ImageSets/Segmentation. label_dirs: two, of the masks. sbd_dir: SBD's benchmark_RELEASE/dataset,
+    which joins train."""
     check_folder(data_dir, f'--data_dir {data_dir} is not a folder: unpack VOC2012 there, or name the folder that '
                            'holds JPEGImages')
     image_dir = os.path.join(data_dir, 'JPEGImages')
@@ -105,13 +91,12 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
 
 
 def check_folder(path, message):
-    """Raises UserError unless `path` is a folder."""
     if not os.path.isdir(path):
         raise utils.UserError(message)
 
 
 def list_files(folder, endings):
-    """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
+    """The files of a folder with one of the endings, in any case: dict of name without ending to paths."""
     found = collections.defaultdict(list)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         stem, ending = os.path.splitext(name)
@@ -120,20 +105,9 @@ def list_files(folder, endings):
     return dict(found)
 
 
-# ------------------------------------------------------------------------------------------- lists
-
-
 def read_lists(splits):
-    """Reads the lists of train and val and, if SBD takes part, its two lists, whose ids join train.
-
-    SBD's images of val are left out. What SBD adds is printed, and that val is train if that was asked for.
-
-    Returns:
-        Lists.
-
-    Raises:
-        utils.UserError: a list is missing, empty or not text.
-    """
+    """The Lists of train and val; if SBD takes part, the ids of its two lists join train, except those of val. Prints
+    what SBD adds, and that val is train. UserError if a list is missing, empty or not text."""
     train, val = splits
     sources = [(split.list_path, f'name another list by --{split.role}_split, or mend --data_dir') for split in splits]
     if train.sbd_dir:
@@ -154,10 +128,8 @@ def read_lists(splits):
 
 
 def read_ids(list_path, cure):
-    """The ids of one list in its order, list of str.
-
-    UserError if it is missing (`cure` is what to do then), empty or not text, or has an unusable or a repeated id.
-    """
+    """The ids of one list in its order, list of str; UserError, with `cure` for a missing one, if it is empty, not
+    text, or has an unusable or a repeated id."""
     ids, faults = find_ids(list_path, read_lines(list_path, cure))
     for fault in faults:
         raise utils.UserError(fault.message)
@@ -165,7 +137,7 @@ def read_ids(list_path, cure):
 
 
 def read_lines(list_path, cure):
-    """The lines of a list that are not empty, list of str; UserError as of read_ids, whatever the ids are."""
+    """The lines of a list that are not empty, list of str; UserError as of read_ids."""
     try:
         with utils.open_file(list_path, encoding='utf-8-sig') as file:  # some editors begin with a byte order mark
             lines = [line.strip() for line in file if line.strip()]
@@ -180,13 +152,8 @@ def read_lines(list_path, cure):
 
 
 def find_ids(list_path, lines, images=None):
-    """The ids in the lines of a list, and its faults: lines that are not ids, and ids that are repeated.
-
-    A line that may be an id, but looks as if it held more than that, is one if `images`, a dict by id, has it.
-
-    Returns:
-        (list of str, each once; list of Finding, one for each form of lines).
-    """
+    """The ids in the lines of a list, each once, and Findings on lines that are not ids, and on repeated ids. A line
+    that looks as if it held more than an id is one if `images`, a dict by id, has it."""
     ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
         form = next((what for form, what in OTHER_LINES if re.fullmatch(form, line)), None)
@@ -218,7 +185,7 @@ def find_overlap(splits, train_ids, val_ids):
 
 
 def add_sbd(train_ids, val_ids, sbd_ids):
-    """The ids of SBD, list of str, that are neither in VOC's train nor in its val list; prints their number."""
+    """The ids of SBD that are neither in VOC's train nor in its val list; prints their number."""
     known, in_val = {*train_ids, *val_ids}, set(val_ids)
     candidates = list(dict.fromkeys(sbd_ids))
     added = [image_id for image_id in candidates if image_id not in known]
@@ -229,19 +196,8 @@ def add_sbd(train_ids, val_ids, sbd_ids):
     return added
 
 
-# ------------------------------------------------------------------------------------------- an image and its mask
-
-
 def read_pair(split, image_id, class_set, scale):
-    """Reads an image and its mask, turns the image as viewers show it, and checks them.
-
-    Args:
-        split: Split. image_id: str. class_set: classes.ClassSet.
-        scale: float, by which they will be scaled.
-
-    Returns:
-        Pair.
-    """
+    """Reads an image and its mask, turns the image as viewers show it, and checks both as if scaled by `scale`."""
     image_path, image, faults = read_file(split, split.images, split.image_dir, image_id, scale,
                                           lambda path: pictures.read_image(path, scale))
     label_path, mask, mask_faults = read_file(split, split.masks, split.label_dir, image_id, scale,
@@ -265,11 +221,8 @@ def read_pair(split, image_id, class_set, scale):
 
 
 def read_file(split, files, folder, image_id, scale, read):
-    """Reads an image or a mask by `read`, function of a path.
-
-    Returns:
-        its path, in `folder` if `files`, dict by id, lacks it; the result, None if it cannot be used; list of Finding.
-    """
+    """Reads an image or a mask by `read`, function of a path. Returns its path, in `folder` if `files`, dict by id,
+    lacks it; the result, or None; and a list of Finding."""
     found = files.get(image_id) or [path for ending in photos.IMAGE_ENDINGS
                                     if os.path.lexists(path := os.path.join(folder, image_id + ending))]
     path = found[0] if found else os.path.join(folder, image_id + ('.jpg' if folder == split.image_dir else '.png'))
@@ -283,7 +236,7 @@ def read_file(split, files, folder, image_id, scale, read):
 
 
 def turn_image(path, image, mask):
-    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; returns it, and a Finding."""
+    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; and a Finding."""
     upright, by_exif = pictures.turn_upright(image), f'by its EXIF orientation {image.orientation}'
     if mask and mask.labels.shape[::-1] == image.size != upright.size:
         return image, Finding('stored image', f'{path}: is used as it is stored, because its mask has that size; '
@@ -292,10 +245,7 @@ def turn_image(path, image, mask):
 
 
 def list_findings(findings, title, shown):
-    """Yields the lines for the terminal: of each kind of Finding the first `shown`, and how many there are.
-
-    title: 'fault' or 'note', with which a line begins, or '' for the messages alone.
-    """
+    """Yields lines for the terminal: of each kind of Finding the first `shown`, and how many there are."""
     by_kind = collections.defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding.message)
@@ -306,11 +256,8 @@ def list_findings(findings, title, shown):
 
 
 def map_in_order(function, items, num_workers):
-    """Yields function(item) in the order of the items, computed by threads a few items ahead.
-
-    Threads suffice because Pillow and zlib release the interpreter while they work. At most 3 * num_workers results
-    are held, so that memory does not grow with the data set.
-    """
+    """Yields function(item) in the order of the items, computed by threads: Pillow and zlib release the interpreter.
+    At most 3 * num_workers results are held, so that memory does not grow with the data set."""
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
         ahead = collections.deque()
         for item in items:
