@@ -34,11 +34,11 @@ class Converted(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What became of one split."""
+    """What became of one split; faults and notes are lists of voc.Finding."""
     images: int
     pixels: np.ndarray  # int64 [256], by label
-    faults: list  # of voc.Finding, the first one of each pair that cannot be used
-    notes: list  # of voc.Finding
+    faults: list  # the first one of each pair that cannot be used
+    notes: list
 
 
 def parse_args(argv=None):
@@ -88,11 +88,8 @@ def scale_factor(text):
 
 
 def convert_pair(split, image_id, class_set, scale):
-    """Reads one image and its mask, scales them, and makes the example; returns Converted.
-
-    Raises:
-        UserError: `scale` makes the image too small.
-    """
+    """Reads one image and its mask, scales them, and makes the example; returns Converted. UserError if `scale` makes
+    the image too small."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     for fault in pair.faults:
         if fault.kind == 'too small':
@@ -107,9 +104,7 @@ def convert_pair(split, image_id, class_set, scale):
 
 def order_ids(split, ids):
     """The order of a record: that of the list, but always the same random one if a reader cannot shuffle it in memory.
-
-    Otherwise the images of VOC would come before those of SBD in each epoch.
-    """
+    Otherwise the images of VOC would come before those of SBD in each epoch."""
     size = sum(os.path.getsize(paths[0]) for image_id in ids for paths in [split.images.get(image_id)] if paths)
     shuffled = split.role == 'train' and len(ids) > batches.shuffle_buffer(len(ids), size)
     return random.Random(2).sample(ids, len(ids)) if shuffled else ids
@@ -130,17 +125,13 @@ def convert_split(split, ids, record_path, class_set, scale, num_workers):
 
 
 def record_name(split):
-    """The file name of a split's record."""
     return f'fcn_{split.role}.record'
 
 
 @contextlib.contextmanager
 def partial_files(output_dir, names):
     """Gives temporary paths in a folder, which take their names together at the end, if all went well.
-
-    Raises:
-        UserError: the folder cannot be made, a folder is in the place of a file, or a file cannot be written.
-    """
+    UserError if the folder cannot be made, a folder is in the place of a file, or a file cannot be written."""
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:

@@ -33,17 +33,9 @@ class UserError(Exception):
 
 def bilinear_upsample_weights(factor, number_of_classes):
     """Kernel that makes a transposed convolution of stride `factor` interpolate bilinearly, class by class.
-
-    Source: section 3.3 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation".
-
-    Args:
-        factor: int, how many times larger the output is.
-        number_of_classes: int, channels in and out.
-
-    Returns:
-        float32 [K, K, number_of_classes, number_of_classes] with K = 2 * factor - factor % 2; every channel
-        feeds only itself.
-    """
+    float32 [K, K, number_of_classes, number_of_classes] with K = 2 * factor - factor % 2; every channel feeds only
+    itself. Source: section 3.3 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
+    Segmentation"."""
     size = 2 * factor - factor % 2
     centre = (size - 1) / 2
     triangle = 1 - np.abs(np.arange(size) - centre) / factor
@@ -58,12 +50,8 @@ def bilinear_upsample_weights(factor, number_of_classes):
 
 def voc_palette():
     """The VOC colour map: the bits of a class index, three at a time, spread over R, G and B from the high end.
-
-    Source: VOCcolormap.m of the PASCAL VOC development kit.
-
-    Returns:
-        uint8 [256, 3], RGB. Row 0 is black (background), 15 (192, 128, 128) (person), 255 (224, 224, 192) (void).
-    """
+    uint8 [256, 3], RGB. Row 0 is black (background), 15 (192, 128, 128) (person), 255 (224, 224, 192) (void). Source:
+    VOCcolormap.m of the PASCAL VOC development kit."""
     index = np.arange(256)[:, np.newaxis]
     channel = np.arange(3)
     palette = np.zeros((256, 3), np.uint8)
@@ -73,28 +61,15 @@ def voc_palette():
 
 
 def overlay(image, labels, palette, has_background, opacity=0.6):
-    """Lays the colours of a label map over an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        labels: uint8 [H, W].
-        palette: uint8 [256, 3], see classes.ClassSet.
-        has_background: bool; class 0 then shows the image alone.
-        opacity: float in 0..1, share of the colour.
-    """
+    """Lays the colours (palette: uint8 [256, 3]) of labels, uint8 [H, W], over an image, uint8 RGB [H, W, 3].
+    has_background: class 0 shows the image alone. opacity: share of the colour, 0..1."""
     blended = cv2.addWeighted(image, 1 - opacity, palette[labels], opacity, 0)
     return np.where(labels[:, :, np.newaxis] > 0, blended, image) if has_background else blended
 
 
 def error_map(image, labels, predictions, number_of_classes):
     """Where a prediction is wrong: red; right: the image, faint; void: VOC's colour of void. uint8 RGB [H, W, 3].
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        labels: uint8 [H, W]; values of number_of_classes and above are void.
-        predictions: uint8 [H, W].
-        number_of_classes: int.
-    """
+    image: uint8 RGB [H, W, 3]. labels, predictions: uint8 [H, W]; labels of number_of_classes and above are void."""
     errors = cv2.addWeighted(image, 0.3, np.full_like(image, 255), 0.7, 0)
     errors[labels != predictions] = (220, 30, 30)
     errors[labels >= number_of_classes] = voc_palette()[255]
@@ -114,13 +89,8 @@ def save_labels(path, labels, palette):
 
 
 def save_picture(path, picture, **options):
-    """Writes a Pillow image as PNG where the path ends so, else as JPEG, complete or not at all.
-
-    It is encoded in memory, because Pillow reports a full disk as no more than "encoder error -2".
-
-    Raises:
-        OSError: it cannot be written; with the reason, and `path` as its file name.
-    """
+    """Writes a Pillow image as PNG where the path ends so, else as JPEG, complete or not at all; OSError names it.
+    It is encoded in memory, because Pillow reports a full disk as no more than "encoder error -2"."""
     file = io.BytesIO()
     picture.save(file, 'PNG' if path.endswith('.png') else 'JPEG', **options)
     with whole_file(path) as partial, open(partial, 'wb') as opened:
@@ -131,11 +101,8 @@ def save_picture(path, picture, **options):
 
 
 def open_file(path, encoding=None, **options):
-    """open() for reading bytes, or text if there is an `encoding`.
-
-    Raises:
-        OSError: as open(); also for a folder, a device or a pipe, which open() may wait for without end.
-    """
+    """open() for reading bytes, or text if there is an `encoding`; OSError also for a folder, a device or a pipe, which
+    open() may wait for without end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, 'is not a file', path)
     return open(path, 'r' if encoding else 'rb', encoding=encoding, **options)
@@ -143,11 +110,8 @@ def open_file(path, encoding=None, **options):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Gives a temporary path to write to, and renames it to `path` at the end: no half-written file is left there.
-
-    Raises:
-        OSError: it cannot be written; `path` is its file name.
-    """
+    """Gives a temporary path to write to, and renames it to `path` at the end, so that no half-written file is left
+    there; an OSError names `path`."""
     folder, name = os.path.split(path)
     # Two programs may write the same file at once, perhaps in two containers where they have the same number.
     partial = os.path.join(folder, f'partial-{os.getpid()}-{secrets.token_hex(4)}-{name}')
@@ -225,11 +189,8 @@ positive_float, non_negative_float = _number(float, 0, above=True), _number(floa
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended a program, or the terminal or pipe that it printed to was closed. Its message is one line.
-
-    Attributes:
-        number: int, of the signal; the exit code is 128 more, as a shell has it.
-    """
+    """A signal ended a program, or the terminal or pipe that it printed to was closed; the message is one line.
+    number: int, of the signal; the exit code is 128 more, as a shell has it."""
 
     def __init__(self, number, message):
         super().__init__(message)
@@ -283,14 +244,8 @@ def without_stop_signals():
 
 
 class StopSignals:
-    """Makes STOP_SIGNALS raise Stopped: at once, or at the next check. So does a closed sys.stdout, as SIGPIPE.
-
-        with StopSignals() as signals:
-            ...  # a signal raises Stopped at once
-            signals.hold()
-            ...  # a signal is noted; a second one changes nothing
-            signals.check()  # raises Stopped if there was one
-    """
+    """Makes STOP_SIGNALS, and a closed sys.stdout (as SIGPIPE), raise Stopped: at once, or after hold() at check().
+    While they are held, a second signal changes nothing."""
 
     def __init__(self):
         self.received, self.held, self.before, self.stdout = None, False, {}, sys.stdout
@@ -315,12 +270,10 @@ class StopSignals:
                 self.check()
 
     def hold(self):
-        """From now on, signals are only noted."""
         self.held = True
         self.check()
 
     def check(self):
-        """Raises Stopped if a signal has come."""
         if self.received is not None:
             raise Stopped(self.received, f'stopped by {signal.Signals(self.received).name}')
 
@@ -352,7 +305,6 @@ def without_noise():
 
 
 def import_tensorflow():
-    """Imports TensorFlow for a program, without its notices."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while the import takes its seconds
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # warnings and errors
@@ -375,11 +327,8 @@ def find_reason(error):
 
 
 def run_program(main):
-    """Runs a script's main() and ends the process: a UserError or OSError as one line on stderr with exit code 1.
-
-    Args:
-        main: function without arguments that returns the exit code, or None for 0.
-    """
+    """Runs a script's main(), which returns the exit code or None for 0, and ends the process: a UserError or OSError
+    as one line on stderr with exit code 1."""
     program = os.path.basename(sys.argv[0])
     try:
         code = main()

@@ -108,11 +108,10 @@ def main(argv=None):
 
 
 def split_films(ids):
-    """Splits a training list, list of str, into the ids to train on and the held-out ids.
-
-    The last eighth of each film is held out, rounded. Ids that differ only in the number at their end are a film. Films
-    of which an eighth is less than half an image count as one film together, the shortest first.
-    """
+    """Splits a training list, list of str, into the ids to train on and the held-out ids: the last eighth of each film,
+    rounded.
+    Ids that differ only in the number at their end are a film. Films of which an eighth is less than half an image
+    count as one film together, the shortest first."""
     films = {}
     for image_id in ids:
         films.setdefault(re.sub(r'\d+$', '', image_id), []).append(image_id)
@@ -138,10 +137,8 @@ def write_lists(data_dir, folder):
 
 
 class Lab:
-    """Calls the suite's programs for a Study, records their commands, and skips what is done already.
-
-    Records and runs are in `folder`; all runs start from the checkpoint `start`, None for a random start.
-    """
+    """Calls the suite's programs for a Study, records their commands, and skips what is done already. Records and runs
+    are in `folder`; all runs start from the checkpoint `start`, or at random."""
 
     def __init__(self, study, folder, start=None):
         self.study, self.folder, self.start, self.commands = study, folder, start, []
@@ -149,7 +146,6 @@ class Lab:
                         'val': self.path('val', 'fcn_val.record')}
 
     def path(self, *names):
-        """A path in the study's folder."""
         return os.path.join(self.folder, *names)
 
     def call(self, result, program, *flags):
@@ -183,7 +179,6 @@ class Lab:
         return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'])
 
     def evaluate(self, name, split, *flags, label=''):
-        """Scores a run on a list; returns metrics.json, dict."""
         folder = self.path(name, split + label)
         self.call(os.path.join(folder, 'metrics.json'), 'evaluate.py', '--checkpoint_path', self.path(name, 'train'),
                   '--dataset', self.records[split], '--output_dir', folder, *flags)

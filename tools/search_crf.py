@@ -101,14 +101,8 @@ def read_names(record):
 
 
 def check_images(record, names, settings):
-    """Refuses images that the run is scored on, and warns of images that the network was trained on.
-
-    Args:
-        record: str, --dataset. names: list of str, its images. settings: dict, the run's settings.json.
-
-    Raises:
-        UserError: the record holds images that the run is scored on.
-    """
+    """Warns of images (names: list of str) that the run of `settings` (dict) was trained on; UserError if it is scored
+    on one."""
     for key, purpose in (('dataset_val', 'is scored on'), ('dataset_train', 'was trained on')):
         other = settings.get(key)
         if not other or not os.path.exists(other):
@@ -146,21 +140,16 @@ def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
 
 
 def make_map(image, label, probabilities):
-    """What the CRF needs of an image, in little memory: float16 `probabilities` of its `labels`, and `plain` classes.
-
-    Args:
-        image: uint8 RGB [H, W, 3]. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
-    """
+    """What the CRF needs of an image, uint8 RGB [H, W, 3], in little memory: float16 `probabilities` (of float32 [H, W,
+    C]) of its `labels`, and `plain` classes. label: uint8 [H, W], 255 = void."""
     labels = crf.find_labels(probabilities)
     return {'image': image, 'label': label, 'plain': probabilities.argmax(axis=-1).astype(np.uint8), 'labels': labels,
             'probabilities': probabilities[:, :, labels].astype(np.float16)}
 
 
 def search(maps, number_of_classes, number, seed, num_workers):
-    """Scores settings on make_map's dicts, one after the other, in `num_workers` processes.
-
-    Returns a list of `number` Trials, which depend on the seed only; fewer, but at least one, after Ctrl-C.
-    """
+    """Scores settings on make_map's dicts, one after the other, in `num_workers` processes: a list of `number` Trials,
+    which depend on the seed only; fewer, but at least one, after Ctrl-C."""
     random, trials = np.random.RandomState(seed), []
     try:
         with crf.start_processes(num_workers) as pool, tqdm.tqdm(
@@ -203,7 +192,6 @@ def clip(parameters):
 
 
 def find_best(trials):
-    """The Trial with the highest mean IoU; of equals, the first."""
     return max(trials, key=lambda trial: trial.mean_iou)
 
 
