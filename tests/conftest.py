@@ -166,7 +166,7 @@ def small_runs():
 
 
 def train_a_little(record, folder):
-    train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 2,
+    train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 1,
                          '--summary_steps', 3))
     return folder
 

@@ -50,7 +50,8 @@ def restore_into_fcn(path, fc_channels=8):
         return {v.op.name: session.run(v) for v in tf.trainable_variables()}, session.run(step)
 
 
-@pytest.mark.parametrize('version', [tf.train.SaverDef.V1, tf.train.SaverDef.V2])  # the published file is a V1
+@pytest.mark.parametrize('version', [tf.train.SaverDef.V1,  # as the published file
+                                     pytest.param(tf.train.SaverDef.V2, marks=pytest.mark.slow)])
 def test_a_slim_checkpoint_restores_by_name_up_to_fc7(tmp_path, version):
     written = write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', version=version)
     assert find_checkpoint(str(tmp_path / 'vgg_16.ckpt'))

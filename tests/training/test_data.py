@@ -31,6 +31,7 @@ def test_records_are_counted_and_without_a_side_file_of_voc(record):
     assert read_data(record) == data.Data(classes.VOC, 5, 5, None)
 
 
+@pytest.mark.slow
 def test_own_classes_are_taken_from_the_record(small_runs, own_record, tmp_path):
     train.main(short_run(own_record, tmp_path / 'run', '--max_steps', 1, '--val_steps', 1))
     checkpoint = find_checkpoint(str(tmp_path / 'run'))

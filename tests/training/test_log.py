@@ -1,5 +1,6 @@
 """What a run reports, and that OUT/best agrees with eval.csv whenever a run is killed."""
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -35,6 +36,16 @@ def test_a_line_is_the_mean_since_the_line_before(writer, tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith('step     6/10  loss     2.50  per pixel 0.2500  3.00 images/s  0:00:0')
     assert second.startswith('step     7/10  loss     2.00  per pixel 0.2000  12.00 images/s')
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_of_the_run(writer, tmp_path):
+    (tmp_path / 'eval' / 'val_1_img.jpg').mkdir()
+    example = {'image': np.zeros((20, 30, 3), np.uint8), 'label': np.zeros((20, 30), np.uint8), 'filename': b'a'}
+    with ThreadPoolExecutor(1) as pool:
+        validations = log.ValidationLog(str(tmp_path), classes.VOC, crf.DEFAULTS, pool, writer)
+        validations.draw(1, example, np.full((20, 30, 21), 1 / 21, np.float32))
+        with pytest.raises(OSError, match='val_1_img.jpg'):
+            validations.log_finished(max_pending=0)
 
 
 def test_a_drawing_process_that_was_killed_is_named(writer, tmp_path):

@@ -1,5 +1,6 @@
 """--xla and --mixed_precision change the arithmetic, and neither the losses nor the checks."""
 import math
+import shutil
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -37,18 +38,24 @@ def test_xla_does_not_drop_the_check(server, record, tmp_path):
 
 
 def test_mixed_precision_scales_the_loss_and_trains(small_runs, trained_small, record, tmp_path, capsys):
-    """And a run may leave it, and take it up again."""
-    for max_steps, flags in ((3, ['--mixed_precision']), (4, []), (5, ['--mixed_precision'])):
-        train.main(short_run(record, tmp_path, '--log_steps', 1, '--max_steps', max_steps, *flags))
-        out = capsys.readouterr().out
-        assert ('\n--mixed_precision: ' in out) == bool(flags) and ('resumed from' in out) == (max_steps > 3)
-        if max_steps == 3:
-            reader = tf.train.load_checkpoint(str(tmp_path / 'train'))
-            assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
+    train.main(short_run(record, tmp_path, '--log_steps', 1, '--max_steps', 3, '--mixed_precision'))
+    assert '\n--mixed_precision: ' in capsys.readouterr().out
     mixed, plain = ([float(row['loss']) for row in read_log(folder)] for folder in (tmp_path, trained_small))
-    assert mixed[:3] == pytest.approx(plain, rel=0.02) and len(mixed) == 5
+    assert mixed == pytest.approx(plain, rel=0.02)
+    reader = tf.train.load_checkpoint(str(tmp_path / 'train'))
+    assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
 
 
+@pytest.mark.slow
+def test_a_run_may_take_up_mixed_precision_and_leave_it(small_runs, trained_small, record, tmp_path, capsys):
+    run = shutil.copytree(trained_small, tmp_path / 'run')
+    for max_steps, flags in ((4, ['--mixed_precision']), (5, [])):
+        train.main(short_run(record, run, '--max_steps', max_steps, *flags))
+        assert 'resumed from' in capsys.readouterr().out
+    assert [row['step'] for row in read_log(run)] == ['1', '2', '3', '4', '5']
+
+
+@pytest.mark.slow
 def test_gradients_beyond_float16_are_no_cause_to_stop(small_runs, record, tmp_path, monkeypatch):
     """A loss scale of 2^120 makes infinite gradients: the step is left out, the scale halved, training goes on."""
     scaled = tf.mixed_precision.MixedPrecisionLossScaleOptimizer
