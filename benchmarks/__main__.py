@@ -17,7 +17,6 @@ from benchmarks import inputs, measure, page, rows
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser('Measures the suite against other ways of doing the same work.')
     parser.prog = 'benchmarks'
     parser.add_argument('--data_dir', help='folder in the layout of VOC; without it, pictures are drawn')
@@ -44,11 +43,7 @@ def main(argv=None):
 
 
 def measure_rows(names, shared, page_path):
-    """Measures rows, list of str, with an inputs.Inputs, and writes the page.
-
-    Raises:
-        UserError: rows failed; the page has the others.
-    """
+    """Measures rows, list of str, and writes the page; UserError if rows failed, but the page has the others."""
     facts, started, lines, problems = page.describe_surroundings(), time.perf_counter(), [], []
     facts.append(f'- data: {shared.data_dir}, {len(shared.photos)} images')
     for name in names:

@@ -13,7 +13,6 @@ from utils import voc_palette
 
 
 def make_example(name, image_path, mask_path, table):
-    """One image and its mask as tf.train.Example."""
     with open(image_path, 'rb') as file:
         encoded = file.read()
     height, width, _ = cv2.imread(image_path).shape

@@ -48,7 +48,6 @@ SMALL = {'max_steps': 20, 'batch_size': 4, 'crop_size': 96, 'fc_channels': 512}
 
 
 def parse_args(argv=None):
-    """The program's flags; see --help."""
     parser = utils.ArgumentParser("Checks this machine's GPUs: training, evaluation and prediction, side by side.")
     parser.add_argument('--report', default='out/gpu_check.md', help='Markdown file to write')
     parser.add_argument('--small', action='store_true', help='small runs, as on a machine without a GPU')
@@ -124,7 +123,6 @@ def choose_trainings(gpus):
 
 
 def train(folder, name, flags, environment, size):
-    """Trains; returns the cells of the run's row."""
     output_dir = os.path.join(folder, name)
     done = measure.run_script(
         folder, 'train.py', *flags, environment=environment, output_dir=output_dir, checkpoint_path='none',

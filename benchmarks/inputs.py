@@ -18,7 +18,6 @@ class Inputs:
     photo_size: tuple = (375, 500)  # height, width
 
     def path(self, *names):
-        """A path in the work folder."""
         return os.path.join(self.work_dir, *names)
 
     def take_turns(self, contenders, rounds):
@@ -52,10 +51,8 @@ class Inputs:
     @functools.cached_property
     def maps(self):
         """Softmax maps of a few validation images, dict of their kind to a folder; see refinement.write_maps.
-
         A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
-        third of its steps, most labels still have a chance: these maps are 'undecided'.
-        """
+        third of its steps, most labels still have a chance: these maps are 'undecided'."""
         folder, found = self.path('overfit'), {}
         measure.run_script(self.log_dir, 'tools/convert_vgg_weights.py', source='hed', output=self.path('trunk'))
         measure.run_script(self.log_dir, 'tools/overfit.py', dataset=self.records[1], output_dir=folder,

@@ -18,9 +18,7 @@ from report.page import read_table
 
 def training(records, output_dir, steps, batch_size, histograms=False, **flags):
     """Contender: so many steps of train.py with flags, after two, by the times in its log.
-
-    histograms: bool; then another step, with histograms, adds as much as it does by default, in one step of 100.
-    """
+    With histograms, another step with them adds as much as it does by default, in one step of 100."""
     max_steps = 2 + steps + histograms
     shutil.rmtree(output_dir, ignore_errors=True)
     train.main(as_arguments({
@@ -52,7 +50,6 @@ def prediction(checkpoint, height, width, images):
 
 
 def write_checkpoint(path, fc_channels):
-    """Writes a network at its random start, weights only."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.Graph().as_default(), tf.Session() as session:
         predictor.build_predictor(train.fcn, train.Network(fc_channels=fc_channels))

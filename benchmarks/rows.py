@@ -54,7 +54,6 @@ def convert(inputs):
 
 
 def train_batch(inputs, batch_size, target, steps=3):
-    """The lines of a training with batches of one size."""
     sizes = {'batch_size': batch_size, 'crop_size': inputs.crop_size, 'fc_channels': inputs.fc_channels}
     ours = call('ours', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), steps=steps, **sizes)
     found = inputs.take_turns([ours, *pytorch('training', FUSED, steps=steps, **sizes)], 4)

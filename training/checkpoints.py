@@ -37,15 +37,9 @@ DEFAULT_START = 'vgg_16.ckpt'  # what tools/download.py fetches
 
 
 def find_start(path, output_dir, fc_channels):
-    """The checkpoint that a new run starts from, str; None for a random start.
-
-    Args:
-        path: --checkpoint_path, 'none' for a random start. Without it, vgg_16.ckpt of the working folder is taken if
-            its fc6 has `fc_channels`, and output_dir holds no run; this is printed.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
+    Without the flag, vgg_16.ckpt of the working folder is taken if its fc6 has `fc_channels`, and output_dir holds no
+    run; this is printed. Raises UserError if the checkpoint is missing or damaged."""
     if path:
         return None if path == 'none' else find_checkpoint(path)
     if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
@@ -60,17 +54,10 @@ def find_start(path, output_dir, fc_channels):
 
 
 def set_starting_weights(session, resume_from, start_from, class_set):
-    """Sets all variables: from the run's own checkpoint, else from `start_from` as far as that goes, else at random.
-
-    Args:
-        session: of the training graph.
-        resume_from: str or None, a checkpoint of this run.
-        start_from: str or None, a checkpoint of VGG16 or of another run. Of a run with the same classes, those of a
-            classes.ClassSet, the complete network is taken, else VGG16.
-
-    Raises:
-        UserError: a checkpoint is damaged or does not fit.
-    """
+    """Sets all variables: from `resume_from`, else from `start_from` as far as that goes, else at random.
+    These are checkpoints or None: one of this run; one of VGG16 or of another run. If the other run has the same
+    classes, those of a classes.ClassSet, the complete network is taken, else VGG16. Raises UserError if a checkpoint is
+    damaged or does not fit."""
     session.run(tf.global_variables_initializer())
     if resume_from:
         known = read_shapes(resume_from)
@@ -96,9 +83,7 @@ def has_classes(checkpoint, class_set):
 
 def restore_vgg(session, checkpoint):
     """Sets VGG16 up to fc7 from a slim checkpoint; fc8 and the FCN's own layers keep their start.
-
-    A file that holds the convolutions only (such as Keras's "notop") leaves fc6 and fc7 at random; this is printed.
-    """
+    A file that holds the convolutions only (such as Keras's "notop") leaves fc6 and fc7 at random; this is printed."""
     variables = [v for v in network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
     fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
     shapes = read_shapes(checkpoint)
@@ -113,10 +98,8 @@ def restore_vgg(session, checkpoint):
 
 def restore_fcn(session, checkpoint):
     """Sets the network from a run with the same classes and any model of the family.
-
     A skip that the run's model lacks keeps its start: zero. The others get the skip_scales of this run: their kernels
-    are scaled the other way, so that they score as before.
-    """
+    are scaled the other way, so that they score as before."""
     known, variables = read_shapes(checkpoint), {v.op.name: v for v in network_variables()}
     new = [name for name in variables if name not in known and '_pool' in name]
     scales = {name: session.run(v) for name, v in variables.items() if '/scale_pool' in name and name not in new}
@@ -134,10 +117,8 @@ def restore_fcn(session, checkpoint):
 
 def find_resume(train_dir):
     """The checkpoint that a run resumes from, and its step; (None, 0) for a run that has none yet.
-
     It is the one that the file `checkpoint` names; if that is damaged, which is printed, the newest intact one before
-    it. If none is intact, that is a UserError, because starting anew would destroy the run.
-    """
+    it. If none is intact, that is a UserError, because starting anew would destroy the run."""
     state_file = os.path.join(train_dir, 'checkpoint')
     state, steps = read_state(train_dir), list_steps(train_dir)
     newest = checkpoint_step(state.model_checkpoint_path) if state else max(steps, default=None)
@@ -179,20 +160,13 @@ def find_damage(checkpoint):
 
 
 class RunSaver:
-    """Writes a run's checkpoints, and keeps what is not finite out of them.
-
-    Args:
-        session: with all variables set. train_dir: str.
-        resume_from: str or None, the checkpoint there from which the run resumes.
-        check_finite: op that fails if a variable is not finite.
-
-    Attributes:
-        start, done, saved: ints, the step that the run started at, its last step, and the last one in a checkpoint.
-    """
+    """Writes a run's checkpoints, and keeps what is not finite out of them. `resume_from` is the checkpoint in
+    train_dir from which the run resumes, or None; `check_finite` is an op that fails if a variable is not finite."""
 
     def __init__(self, session, train_dir, resume_from, check_finite):
         self.session, self.train_dir, self._check_finite = session, train_dir, check_finite
         self.saver = tf.train.Saver(max_to_keep=None)
+        # The step at which the run started, its last step, and the last one in a checkpoint.
         self.start = self.done = self.saved = checkpoint_step(resume_from) if resume_from else 0
         if resume_from:
             keep_newest(train_dir, self.start)
@@ -230,10 +204,8 @@ class RunSaver:
 
 
 def keep_newest(train_dir, step):
-    """Has the file `checkpoint` name the newest MAX_TO_KEEP checkpoints of a run, and removes the others.
-
-    Those after `step`, the newest good one, go first: they are damaged, or were not yet named when the run was killed.
-    """
+    """Has the file `checkpoint` name the newest MAX_TO_KEEP checkpoints of a run, and removes the others. Those after
+    `step`, the newest good one, go first: they are damaged, or were not yet named when the run was killed."""
     steps = sorted(list_steps(train_dir), key=lambda each: (each <= step, each))
     names = [f'model.ckpt-{each}' for each in steps]
     tf.train.update_checkpoint_state(os.path.abspath(train_dir), names[-1], names[-MAX_TO_KEEP:])
@@ -245,9 +217,7 @@ def keep_newest(train_dir, step):
 
 def save(session, saver, folder, step, write_state=True):
     """Writes FOLDER/model.ckpt-STEP with the variables of a tf.train.Saver; with write_state, calls keep_newest.
-
-    Raises UserError if it cannot be written, because the disk is full, say; earlier checkpoints are intact.
-    """
+    Raises UserError if it cannot be written, because the disk is full, say; earlier checkpoints are intact."""
     path = os.path.join(folder, 'model.ckpt')
     try:
         saver.save(session, path, step, write_meta_graph=False, write_state=False)

@@ -17,17 +17,9 @@ class Data(NamedTuple):
 
 
 def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_images):
-    """Checks the records of a training, and returns its Data.
-
-    Args:
-        dataset_train, dataset_val: str, paths of records.
-        classes_file, class_weights: str, the flags of these names.
-        complete_images: bool, whether training images are not cropped.
-
-    Raises:
-        UserError: a record is damaged, they are of other classes, the training masks lack a second class, or the counts
-            for the class weights are missing.
-    """
+    """Checks the records of a training and returns its Data; classes_file and class_weights are the flags of these
+    names. Raises UserError if a record is damaged, they are of other classes, the training masks lack a second class,
+    or the counts for the class weights are missing."""
     num_examples = count_examples(dataset_train, whole=complete_images)
     num_val_examples = count_examples(dataset_val, whole=True)
     class_set = classes.of_record(dataset_train, classes_file)
@@ -45,11 +37,10 @@ def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_
 
 def median_frequency_weights(pixels):
     """Weights against class imbalance: the median of the classes' shares of all pixels, divided by each class's share.
+    `pixels` are C ints, the training pixels of each class. Returns float32 [C]; 1 for a class that does not occur.
 
     Source: Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale
     Convolutional Architecture", ICCV 2015, with shares of all images instead of those that show the class.
-
-    `pixels`: list of C ints, the training pixels of each class. Returns float32 [C]; 1 for a class that does not occur.
     """
     pixels = np.asarray(pixels, np.float64)
     occurs = pixels > 0

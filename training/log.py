@@ -25,11 +25,7 @@ from utils import UserError
 
 class TrainingLog:
     """Averages over the steps since its last line; writes the terminal's line, OUT/train/log.csv and TensorBoard.
-
-    Args:
-        train_dir: str. writer: tf.summary.FileWriter. max_steps, batch_size: int.
-        start_step: int, the steps that were done before.
-    """
+    `start_step` is the number of steps that were done before; `writer` is a tf.summary.FileWriter."""
 
     COLUMNS = ('step', 'loss', 'loss_per_pixel', 'images_per_second', 'learning_rate')
 
@@ -70,13 +66,8 @@ class TrainingLog:
 
 class ValidationLog:
     """Has validation pictures and the results page made in another process, and logs them when they are done.
-
-    So the terminal's line on a picture may come some steps after the step in the picture's name.
-
-    Args:
-        output_dir: str, OUT. class_set: classes.ClassSet. crf_parameters: crf.Parameters.
-        pool: ProcessPoolExecutor of one process. writer: tf.summary.FileWriter.
-    """
+    So the terminal's line on a picture may come some steps after the step in the picture's name. `pool` is a
+    ProcessPoolExecutor of one process; `output_dir` is OUT."""
 
     MAX_PENDING = 2  # jobs, so that probabilities do not pile up in memory
     KILLED = ('the process that draws validation pictures was killed, perhaps because memory ran out; start again: '
@@ -132,9 +123,6 @@ class EvaluationLog:
     OUT/best holds the weights of the step with the highest mean IoU in eval.csv, the first of equals. A run that is
     killed at any point resumes with the two in agreement: `add` writes the new best beside the old one; only after the
     training checkpoint of that step is written does `remove_beaten` remove the old one.
-
-    Args:
-        output_dir: str, OUT. writer: tf.summary.FileWriter. start_step: int, the steps that were done before.
     """
 
     COLUMNS = ('step', 'mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou', 'boundary_iou',

@@ -18,13 +18,7 @@ POLY_POWER = 0.9  # section 4.1.2 of DeepLab, arXiv 1606.00915
 
 
 class Recipe(NamedTuple):
-    """How a network is trained; see add_flags for the values. Those with a default here are no flags.
-
-    momentum: float in 0..1, of the optimizer 'momentum'.
-    bias_rate: float, learning rate of biases, times that of their kernels; of the optimizer 'momentum'.
-    head_rate: float, learning rate of the layers that ImageNet's weights lack, times the others'; likewise.
-    skip_scales: floats, factors of pool4 and pool3 before their scores.
-    """
+    """How a network is trained; see add_flags for the values. Those with a default here are no flags."""
     name: str
     optimizer: str
     learning_rate: float
@@ -35,10 +29,10 @@ class Recipe(NamedTuple):
     crop_size: int
     augment: list
     upsampling: str
-    momentum: float = 0.9
-    bias_rate: float = 1.0
-    head_rate: float = 1.0
-    skip_scales: tuple = (1.0, 1.0)
+    momentum: float = 0.9  # in 0..1, of the optimizer 'momentum', as the next two
+    bias_rate: float = 1.0  # learning rate of biases, times that of their kernels
+    head_rate: float = 1.0  # learning rate of the layers that ImageNet's weights lack, times the others'
+    skip_scales: tuple = (1.0, 1.0)  # factors of pool4 and pool3 before their scores
 
 
 RECIPES = {recipe.name: recipe for recipe in (
@@ -122,27 +116,17 @@ def describe(recipe):
 
 
 class Update(NamedTuple):
-    """One update of the weights, of `train_op`.
-
-    learning_rate: float32 scalar, of this step. histograms: string scalar, a tf.Summary of all gradients.
-    left_out: int64 scalar, 1 if the step was left out because float16 gradients were not finite, else 0.
-    """
+    """One update of the weights."""
     train_op: tf.Operation
-    learning_rate: tf.Tensor
-    histograms: tf.Tensor
-    left_out: tf.Tensor
+    learning_rate: tf.Tensor  # float32 scalar, of this step
+    histograms: tf.Tensor  # string scalar, a tf.Summary of all gradients
+    left_out: tf.Tensor  # int64 scalar, 1 if the step was left out because float16 gradients were not finite, else 0
 
 
 def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
-    """The Update of a recipe's optimiser, in the default graph.
-
-    Args:
-        recipe: Recipe.
-        losses: list of float32 scalars, whose sum is minimised, with the graph's regularization losses.
-        global_step: int64 variable, which the update increments, unless the step is left out.
-        max_steps: int, where the schedule ends.
-        mixed_precision: bool, scale the loss so that float16 gradients do not underflow.
-    """
+    """The Update of a recipe's optimiser, in the default graph, which minimises the sum of `losses`, float32 scalars.
+    It adds the graph's regularization losses, and increments global_step, an int64 variable, unless the step is left
+    out. The schedule ends at max_steps; mixed_precision scales the loss, so that float16 gradients do not underflow."""
     schedule = tf.constant(1.0) if recipe.schedule == 'constant' else tf.train.polynomial_decay(
         1.0, global_step, max_steps, 0.0, POLY_POWER)
     learning_rate = recipe.learning_rate * schedule

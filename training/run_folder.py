@@ -63,10 +63,8 @@ def remove_leftovers(output_dir):
 
 
 def save_settings(train_dir, settings, class_set, start_from, resumed):
-    """Writes a run's settings, dict of name to JSON value, its classes.ClassSet, and where VGG16 came from.
-
-    That is the checkpoint `start_from`, or None; a `resumed` run keeps what OUT/train/settings.json has of its start.
-    """
+    """Writes a run's settings, dict of name to JSON value, its classes.ClassSet, and where VGG16 came from. That is the
+    checkpoint `start_from`, or None; a `resumed` run keeps what OUT/train/settings.json has of its start."""
     origin = start_from or 'random start'
     if resumed:
         origin = read_settings(train_dir).get('vgg_weights_from', 'unknown')
@@ -75,10 +73,8 @@ def save_settings(train_dir, settings, class_set, start_from, resumed):
 
 
 def check_settings(train_dir, settings, class_set, record):
-    """Prints which settings are others than those of the run to resume; for the arguments see save_settings.
-
-    Raises UserError if its network, optimizer or loss is another, or if its classes are not those of `record`, a path.
-    """
+    """Prints which settings are others than those of the run to resume; for the arguments see save_settings. Raises
+    UserError if its network, optimizer or loss is another, or if its classes are not those of `record`, a path."""
     before, now = read_settings(train_dir), json.loads(json.dumps(settings))
     changed = [name for name in now if name in before and before[name] != now[name]
                and name not in ('output_dir', 'classes')]
@@ -140,9 +136,7 @@ def read_rows(path, columns, step):
 @contextlib.contextmanager
 def open_events(train_dir, graph, start_step):
     """A tf.summary.FileWriter of a run, closed at the end; UserError if it cannot be written.
-
-    A run that resumes after `start_step` > 0 has TensorBoard drop what earlier files have from later steps.
-    """
+    A run that resumes after `start_step` > 0 has TensorBoard drop what earlier files have from later steps."""
     with quiet_event_thread():
         writer = tf.summary.FileWriter(train_dir, graph)
         with naming_events(writer):

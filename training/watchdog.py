@@ -46,7 +46,6 @@ class Watchdog:
         self.evaluations_apart = self.evaluations_above_uniform = 0
 
     def warn(self, problem, step, text):
-        """Prints a line, unless there was one about the same problem."""
         if problem not in self.warned:
             self.warned.add(problem)
             self.say(f'watchdog: step {step}: {text}')
