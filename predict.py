@@ -77,8 +77,8 @@ def main(argv=None):
 
 
 def predict_all(session, predictor, photos, class_set, args):
-    """Predicts photo by photo and writes the results; returns a line with the reason for each photo that was
-    skipped."""
+    """Predicts photo by photo and writes the results; returns a line for each photo that was skipped, with the
+    reason."""
     problems = []
     for photo in tqdm.tqdm(photos, desc='predicting', unit='photo'):
         try:

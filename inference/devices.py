@@ -68,7 +68,6 @@ def describe(num_gpus=1):
 
 
 def name_gpu(gpu):
-    """The model of a tf.config.PhysicalDevice, str."""
     try:
         return tf.config.experimental.get_device_details(gpu)['device_name']
     except (KeyError, ValueError):  # the driver does not know it
@@ -76,7 +75,6 @@ def name_gpu(gpu):
 
 
 def has_driver():
-    """Whether nvidia-smi works, bool."""
     try:
         return subprocess.run(['nvidia-smi'], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -101,10 +99,8 @@ def is_out_of_memory(error):
 
 @contextlib.contextmanager
 def explain_failures(memory_cure=''):
-    """Turns TensorFlow's errors into a UserError of one line. Also a decorator: @explain_failures().
-
-    memory_cure is what helps when memory is short, str that ends in ', or '.
-    """
+    """Turns TensorFlow's errors into a UserError of one line; also a decorator: @explain_failures().
+    memory_cure is what helps when memory is short, str that ends in ', or '."""
     try:
         yield
     except (tf.errors.OpError, MemoryError) as error:

@@ -19,27 +19,15 @@ from utils import UserError
 
 
 class Predictor(NamedTuple):
-    """A network that predicts one image at a time.
-
-    image: placeholder, uint8 [1, H, W, 3] RGB.
-    probabilities: float32 [1, H, W, C], softmax.
-    network: train.Network.
-    """
-    image: tf.Tensor
-    probabilities: tf.Tensor
-    network: tuple
+    """A network that predicts one image at a time."""
+    image: tf.Tensor  # placeholder, uint8 [1, H, W, 3] RGB
+    probabilities: tf.Tensor  # float32 [1, H, W, C], softmax
+    network: tuple  # train.Network
 
 
 def build_predictor(fcn, network):
-    """Builds a network for prediction in the default graph, on the variables that are there.
-
-    Args:
-        fcn: function of images and a network to logits, such as train.fcn.
-        network: train.Network.
-
-    Returns:
-        Predictor.
-    """
+    """Builds a network, a train.Network, for prediction in the default graph; returns a Predictor.
+    It uses the variables that are there. `fcn` is a function of images and a network to logits, such as train.fcn."""
     image = tf.placeholder(tf.uint8, [1, None, None, 3], name='image')
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA would compile for every size of image
         logits = tf.ensure_shape(fcn(image, network), [1, None, None, None])  # else TensorFlow warns of an unknown rank
@@ -47,11 +35,7 @@ def build_predictor(fcn, network):
 
 
 def load_predictor(session, checkpoint, fcn, network):
-    """Builds a network for prediction in the default graph, and sets its variables from a checkpoint.
-
-    Raises:
-        UserError: the checkpoint is damaged or holds another network.
-    """
+    """Builds a Predictor and sets its variables from a checkpoint; UserError if that is damaged or does not fit."""
     predictor = build_predictor(fcn, network)
     weights.restore(session, checkpoint, weights.network_variables())
     return predictor
@@ -61,17 +45,7 @@ def load_predictor(session, checkpoint, fcn, network):
 
 
 def predict_image(session, predictor, image, scales=(1.0,), flip=False):
-    """Predicts one image.
-
-    Args:
-        session: with the network's weights.
-        predictor: Predictor.
-        image: uint8 RGB [H, W, 3].
-        scales, flip: see averaging.average_probabilities.
-
-    Returns:
-        float32 [H, W, C], softmax.
-    """
+    """Predicts one image, uint8 RGB [H, W, 3]: softmax, float32 [H, W, C]. See averaging.average_probabilities."""
     def run(scaled):
         return session.run(predictor.probabilities, {predictor.image: scaled[np.newaxis]})[0]
 
@@ -79,11 +53,7 @@ def predict_image(session, predictor, image, scales=(1.0,), flip=False):
 
 
 def predict_example(session, predictor, example, record, scales=(1.0,), flip=False):
-    """predict_image for an example of batches.whole_images.
-
-    Raises:
-        UserError: memory does not suffice; `record`, a path, is named.
-    """
+    """predict_image for an example of batches.whole_images; UserError, with the record's path, if memory runs out."""
     try:
         return predict_image(session, predictor, example['image'], scales, flip)
     except (tf.errors.OpError, MemoryError) as error:
@@ -98,22 +68,10 @@ def predict_example(session, predictor, example, record, scales=(1.0,), flip=Fal
 
 
 def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):
-    """Predicts every image of a record at its true size, one after the other.
-
-    Args:
-        session: with the network's weights.
-        predictor: Predictor.
-        reader: batches.Reader.
-        before_each: function that is called before each image; an exception there ends the iteration.
-        scales, flip: see averaging.average_probabilities.
-
-    Yields:
-        example: dict, see batches.whole_images.
-        probabilities: float32 [H, W, C].
-
-    Raises:
-        UserError: the record cannot be read, or memory does not suffice for an image.
-    """
+    """Predicts every image of a record, a batches.Reader, at its true size, one after the other.
+    Yields an example, dict (see batches.whole_images), and its probabilities, float32 [H, W, C]. `before_each` is
+    called before each image; an exception there ends the iteration. Raises UserError if the record cannot be read, or
+    memory does not suffice for an image."""
     session.run(reader.initializer)
     for _ in range(reader.num_examples):
         before_each()
@@ -122,12 +80,8 @@ def predict_record(session, predictor, reader, before_each=lambda: None, scales=
 
 
 def score_record(session, predictor, reader, before_each=lambda: None):
-    """Scores the network on every image of a record. For the arguments see predict_record.
-
-    Returns:
-        score: scores.Score.
-        loss_per_pixel: float, mean cross-entropy over all pixels that are not void; nan if there are none.
-    """
+    """Scores the network on every image of a record; for the arguments see predict_record. Returns a scores.Score, and
+    the loss per pixel, float: mean cross-entropy over all pixels that are not void; nan if there are none."""
     score, loss = Score(predictor.network.number_of_classes), 0.0
     predictions = predict_record(session, predictor, reader, before_each)
     for example, probabilities in tqdm.tqdm(predictions, 'evaluating', reader.num_examples, leave=False, disable=None):

@@ -78,8 +78,7 @@ def find_run_folder(checkpoint):
 
 
 def choose_output_dir(checkpoint, output_dir, name):
-    """The value of --output_dir; if that is None, the folder `name` of the checkpoint's run, or UserError if it has
-    none."""
+    """The value of --output_dir; without it the folder `name` of the checkpoint's run; UserError if it has no run."""
     run_folder = find_run_folder(checkpoint)
     if not (output_dir or run_folder):
         raise UserError(f'{checkpoint} is not in the folder of a run; give --output_dir')

@@ -13,12 +13,8 @@ from inference import devices
 
 def session_config(num_gpus=1, xla=False, mixed_precision=False):
     """The tf.ConfigProto of a training session.
-
-    Args:
-        num_gpus: int, GPUs, or without a GPU the parts into which the CPU is divided.
-        xla: bool, compile the training step.
-        mixed_precision: bool, float16 where it is safe; on GPUs only.
-    """
+    `num_gpus` is the number of GPUs, or without a GPU of the parts into which the CPU is divided; `xla` compiles the
+    training step; mixed_precision uses float16 where it is safe, on GPUs only."""
     config = devices.session_config(num_gpus)
     if not devices.list_gpus():
         config.inter_op_parallelism_threads = 1  # one after the other, on all cores: fc6 has two gradients of 0.4 GB
@@ -32,10 +28,7 @@ def session_config(num_gpus=1, xla=False, mixed_precision=False):
 
 def prepare_process(num_gpus, deterministic, xla, mixed_precision):
     """Applies what no tf.ConfigProto can say, before the first session; prints which devices compute, and how.
-
-    Raises:
-        UserError: there are fewer GPUs.
-    """
+    Raises UserError if there are fewer GPUs."""
     if xla:  # first, because TensorFlow reads this once, when it looks for devices
         os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'
     if deterministic:
