@@ -63,14 +63,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    check_run_folder(args.output_dir)
-    print(f'results page: {write_page(args.output_dir)}')
-
-
-def check_run_folder(output_dir):
-    if not any(os.path.isdir(os.path.join(output_dir, name)) for name in ('train', 'eval', 'evaluation')):
-        raise UserError(f'--output_dir {output_dir}: holds no run (no train, eval or evaluation folder); '
+    if not any(os.path.isdir(os.path.join(args.output_dir, name)) for name in ('train', 'eval', 'evaluation')):
+        raise UserError(f'--output_dir {args.output_dir}: holds no run (no train, eval or evaluation folder); '
                         'give the --output_dir of train.py')
+    print(f'results page: {write_page(args.output_dir)}')
 
 
 def write_page(output_dir):
