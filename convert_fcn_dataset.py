@@ -115,17 +115,13 @@ def convert_split(split, ids, record_path, class_set, scale, num_workers):
     summary = Summary(0, np.zeros(256, np.int64), [], [])
     results = voc.map_in_order(lambda image_id: convert_pair(split, image_id, class_set, scale), ids, num_workers)
     with records.open_writer(record_path) as writer:
-        for result in tqdm(results, desc=record_name(split), total=len(ids), unit='image'):
+        for result in tqdm(results, desc=f'fcn_{split.role}.record', total=len(ids), unit='image'):
             if result.example:
                 writer.write(result.example)
                 summary = summary._replace(images=summary.images + 1, pixels=summary.pixels + result.pixels)
             summary.faults.extend(result.faults)
             summary.notes.extend(result.notes)
     return summary
-
-
-def record_name(split):
-    return f'fcn_{split.role}.record'
 
 
 @contextlib.contextmanager
@@ -183,7 +179,7 @@ def main(argv=None):
         return
     for fault in lists.faults:
         raise utils.UserError(fault.message)
-    names = [record_name(split) for split in splits]
+    names = [f'fcn_{role}.record' for role in voc.ROLES]
     with utils.StopSignals(), partial_files(args.output_dir, [*names, *map(classes.side_file, names)]) as paths:
         summaries = [convert_split(split, order_ids(split, ids), path, class_set, args.scale, args.num_workers)
                      for split, ids, path in zip(splits, lists.ids, paths)]

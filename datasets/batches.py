@@ -165,7 +165,9 @@ def _read_changed(serialized, sampling, seed):
     if warped:
         image, label = augmentation.warp(decode, full, frame, chance[:2], augment, seed)
     else:
-        image, label = decode(_place_window(full, frame, chance[:2]))
+        size = tf.minimum(full, frame)
+        top_left = tf.cast(chance[:2] * tf.cast(full - size + 1, tf.float32), tf.int32)
+        image, label = decode(tf.concat([top_left, size], 0))
     if 'colour' in augment:
         image = augmentation.jitter_colour(image, sampling.pad_rgb, seed)
     both = tf.concat([augmentation.to_bytes(image), label], axis=-1)
@@ -176,13 +178,6 @@ def _read_changed(serialized, sampling, seed):
     elif crop_size:
         both = tf.cond(tf.reduce_any(full < frame), lambda: _fill_up(both, crop_size, fill), lambda: both)
     return tf.ensure_shape(both, [crop_size or None, crop_size or None, 4]), example['image/filename']
-
-
-def _place_window(full, frame, chance):
-    """The random place of a crop in an image, int32 [4]: top, left, height, width."""
-    size = tf.minimum(full, frame)
-    top_left = tf.cast(chance * tf.cast(full - size + 1, tf.float32), tf.int32)
-    return tf.concat([top_left, size], 0)
 
 
 def _fill_of(pad_rgb):

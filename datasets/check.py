@@ -55,8 +55,11 @@ def check(splits, lists, class_set, scale, num_workers):
     faults = [*lists.faults, *(fault for of_split in seen for pair in of_split for fault in pair.faults),
               *(twin for twin in twins if 'both' in twin.kind), *find_nothing_to_learn(class_set, names, pixels)]
     notes = [*(twin for twin in twins if 'both' not in twin.kind),
-             *(note for name, of_split in zip(names, seen) for note in find_oddities(class_set, name, of_split)),
-             *find_absent_classes(class_set, names[0], pixels[0]), *find_unlisted(splits, lists.ids)]
+             *(note for name, of_split in zip(names, seen) for note in find_oddities(class_set, name, of_split))]
+    if absent := [each for each, count in zip(class_set.names, pixels[0]) if not count]:
+        notes.append(Finding('class not in train', f'{names[0]}: no pixel of {", ".join(absent)}'))
+    if unlisted := {image_id for split in splits for image_id in split.masks}.difference(*lists.ids):
+        notes.append(Finding('in no list', f'{len(unlisted)} masks are in neither {names[0]} nor {names[1]}'))
     return Diagnosis(class_set, faults, notes, names, lists.listed, seen, pixels)
 
 
@@ -99,13 +102,6 @@ def find_nothing_to_learn(class_set, names, pixels):
             yield Finding('nothing to learn', f'{name}: {lack}')
 
 
-def find_absent_classes(class_set, name, pixels):
-    """Yields a Finding on the classes that no train mask has."""
-    absent = [each for each, count in zip(class_set.names, pixels) if not count]
-    if absent:
-        yield Finding('class not in train', f'{name}: no pixel of {", ".join(absent)}')
-
-
 def find_oddities(class_set, name, of_split):
     """Yields Findings on the masks and images of one list (its name; list of Seen), worth a note each."""
     whose = "VOC's" if class_set == classes.VOC else "your classes'"
@@ -120,13 +116,6 @@ def find_oddities(class_set, name, of_split):
             yield Finding(kind, f'{name}: {len(found)} {what} {found[0].image_path}')
     for pair in of_split:
         yield from pair.notes
-
-
-def find_unlisted(splits, ids_by_split):
-    """Yields a Finding on the masks that are in neither list."""
-    count = len({image_id for split in splits for image_id in split.masks}.difference(*ids_by_split))
-    if count:
-        yield Finding('in no list', f'{count} masks are in neither {splits[0].list_name} nor {splits[1].list_name}')
 
 
 def report(diagnosis, json_path=None):

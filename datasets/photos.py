@@ -48,7 +48,10 @@ def find_photos(paths, output_dir):
     if not found:
         raise UserError('--images: no photo found (' + '; '.join(problems) + ')')
     photos = choose_names(found)
-    check_nothing_is_overwritten(photos, output_dir)
+    own = {os.path.realpath(photo.path) for photo in photos}
+    for result in (os.path.join(output_dir, photo.name + ending) for photo in photos for ending in RESULTS):
+        if os.path.realpath(result) in own:
+            raise UserError(f'--output_dir {output_dir}: {result} is one of the photos; choose another folder')
     return photos, problems
 
 
@@ -79,13 +82,6 @@ def choose_names(found):
         taken |= results
         photos.append(Photo(path, name))
     return photos
-
-
-def check_nothing_is_overwritten(photos, output_dir):
-    paths = {os.path.realpath(photo.path) for photo in photos}
-    for result in (os.path.join(output_dir, photo.name + ending) for photo in photos for ending in RESULTS):
-        if os.path.realpath(result) in paths:
-            raise UserError(f'--output_dir {output_dir}: {result} is one of the photos; choose another folder')
 
 
 def read_photo(path):

@@ -94,13 +94,6 @@ def check_memory(picture):
                          f'{free >> 20:,} MB are free; scale it down')
 
 
-def find_orientation(picture):
-    """An EXIF orientation, int; 1 (upright) where there is none or it is damaged."""
-    with contextlib.suppress(Exception):
-        return int(picture.getexif().get(ORIENTATION, 1))
-    return 1
-
-
 def read_picture(path, scale, coarse=False):
     """Reads and decodes an image or a mask in full, as ImageFile; see read_image."""
     kind = FORMATS[os.path.splitext(path)[1].lower()]
@@ -116,7 +109,9 @@ def read_picture(path, scale, coarse=False):
         if kind == 'PNG':
             picture.verify()  # the checksums, which load() ignores
             picture = open_picture(io.BytesIO(data), [kind])
-        orientation = find_orientation(picture)
+        orientation = 1  # upright, also where EXIF is damaged
+        with contextlib.suppress(Exception):
+            orientation = int(picture.getexif().get(ORIENTATION, 1))
         if coarse and orientation == 1:
             picture.draft(None, (1, 1))
         picture.load()

@@ -123,21 +123,15 @@ def check_sizes(values, max_pixels):
         raise ValueError(f'{width} x {height} pixels are more than the {max_pixels // 10 ** 6} million that {limit}; '
                          'scale the image down')
     for name, formats in (('image/encoded', ['JPEG', 'PNG']), ('image/label', ['PNG'])):
-        size = read_size(values[name], formats)
+        size = None
+        with contextlib.suppress(Exception):  # Pillow raises nearly anything on damaged bytes
+            with pictures.open_picture(io.BytesIO(values[name]), formats) as picture:
+                size = picture.size
         if size is None:
             raise ValueError(f'its {name} is not a readable {" or ".join(formats)}')
         if size != (width, height):
             raise ValueError(f'its {name} is {size[0]} x {size[1]} pixels, by image/width and image/height it is '
                              f'{width} x {height}')
-
-
-def read_size(data, formats):
-    """(width, height) in the header of a picture's bytes; None if it is not one of Pillow's `formats`, or damaged."""
-    try:
-        with pictures.open_picture(io.BytesIO(data), formats) as picture:
-            return picture.size
-    except Exception:  # Pillow raises nearly anything on damaged bytes
-        return None
 
 
 def fingerprint(record):

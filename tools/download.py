@@ -66,8 +66,7 @@ class UnreachableError(utils.UserError):
 
 def fetch(published, folder):
     """Downloads a Published, unless it is in the folder; returns its path there. Its checksum is right.
-    Raises UnreachableError; or UserError if the checksum is wrong, and then removes the file if it was fetched just
-    now."""
+    UnreachableError; or UserError if the checksum is wrong: a file fetched just now is removed then."""
     path = os.path.join(folder, published.name)
     partial = f'{path}.part'
     found = path if os.path.exists(path) else partial
