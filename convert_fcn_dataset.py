@@ -88,8 +88,7 @@ def scale_factor(text):
 
 
 def convert_pair(split, image_id, class_set, scale):
-    """Reads one image and its mask, scales them, and makes the example; returns Converted. UserError if `scale` makes
-    the image too small."""
+    """Reads a pair, scales it, and makes the example; returns Converted. UserError if `scale` makes it too small."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     for fault in pair.faults:
         if fault.kind == 'too small':

@@ -32,10 +32,9 @@ class UserError(Exception):
 
 
 def bilinear_upsample_weights(factor, number_of_classes):
-    """Kernel that makes a transposed convolution of stride `factor` interpolate bilinearly, class by class.
-    float32 [K, K, number_of_classes, number_of_classes] with K = 2 * factor - factor % 2; every channel feeds only
-    itself. Source: section 3.3 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
-    Segmentation"."""
+    """Kernel that makes a transposed convolution of stride `factor` interpolate each class bilinearly.
+    float32 [K, K, number_of_classes, number_of_classes] with K = 2 * factor - factor % 2; a channel feeds only itself.
+    Source: section 3.3 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation"."""
     size = 2 * factor - factor % 2
     centre = (size - 1) / 2
     triangle = 1 - np.abs(np.arange(size) - centre) / factor

@@ -55,8 +55,7 @@ def _turn(linear, position):
 
 
 def find_window(warp, full, frame):
-    """The part of the source that the crop shows, and the neighbours that interpolation needs: int32 [4], top, left,
-    height and width, the last two at least 1."""
+    """The window of the source that interpolating the crop needs, int32 [4]: top, left, height, width, 1 at least."""
     height, width = tf.unstack(tf.cast(frame, tf.float32))
     corners = warp.origin + tf.stack([_turn(warp.linear, corner) for corner in (
         (0.0, 0.0), (0.0, width), (height, 0.0), (height, width))])

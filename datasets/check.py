@@ -44,8 +44,7 @@ class Diagnosis(NamedTuple):
 
 
 def check(splits, lists, class_set, scale, num_workers):
-    """Reads all images and masks of the data set of two voc.Split and their voc.Lists, by `num_workers` threads, and
-    judges it; returns Diagnosis. scale: float, by which the pictures would be scaled."""
+    """Reads all images and masks in `num_workers` threads, as if scaled by `scale`; returns the Diagnosis."""
     names, seen = [split.list_name for split in splits], []
     for split, ids in zip(splits, lists.ids):
         results = voc.map_in_order(functools.partial(look_at_pair, split, class_set, scale), ids, num_workers)
@@ -53,7 +52,10 @@ def check(splits, lists, class_set, scale, num_workers):
     pixels = [sum((pair.pixels for pair in of_split), np.zeros(256, np.int64)) for of_split in seen]
     twins = list(find_twins(names, seen))
     faults = [*lists.faults, *(fault for of_split in seen for pair in of_split for fault in pair.faults),
-              *(twin for twin in twins if 'both' in twin.kind), *find_nothing_to_learn(class_set, names, pixels)]
+              *(twin for twin in twins if 'both' in twin.kind)]
+    for name, counts, needed in zip(names, pixels, (2, 1)):
+        if counts.any() and (lack := classes.describe_lack(class_set, counts, needed)):
+            faults.append(Finding('nothing to learn', f'{name}: {lack}'))
     notes = [*(twin for twin in twins if 'both' not in twin.kind),
              *(note for name, of_split in zip(names, seen) for note in find_oddities(class_set, name, of_split))]
     if absent := [each for each, count in zip(class_set.names, pixels[0]) if not count]:
@@ -93,13 +95,6 @@ def find_twins(names, seen):
             yield Finding('same image in both lists' if in_both else 'same image twice',
                           f'{first} ({list_of[first]}) and {last} ({list_of[last]}){more} are the same image'
                           + ('; take it out of one list' if in_both else ''))
-
-
-def find_nothing_to_learn(class_set, names, pixels):
-    """Yields a Finding for each list whose readable masks have too few classes."""
-    for name, counts, needed in zip(names, pixels, (2, 1)):
-        if counts.any() and (lack := classes.describe_lack(class_set, counts, needed)):
-            yield Finding('nothing to learn', f'{name}: {lack}')
 
 
 def find_oddities(class_set, name, of_split):

@@ -195,8 +195,7 @@ def side_file(record):
 
 
 def save_side_file(path, class_set, images, pixels):
-    """Writes what a record holds: `classes` (as_json), `images`, and `pixels`, from int64 [256] by label, a count each
-    class and void."""
+    """Writes `classes` (as_json), `images`, and `pixels`: of int64 [256] by label, those of each class and void."""
     count = len(class_set.names)
     utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
                            'pixels': np.asarray(pixels)[[*range(count), IGNORE_LABEL]].tolist()})
@@ -223,8 +222,7 @@ def read_side_file(record):
 
 
 def of_record(record, classes_file=None):
-    """The ClassSet of a record: that of its side file, else of --classes, else VOC's, which is printed; UserError if
-    the two differ, or one is damaged."""
+    """A record's ClassSet: its side file's, which --classes must equal; else that of --classes; else VOC's, noted."""
     wanted = read_classes(classes_file) if classes_file else None
     stored = read_side_file(record)
     if stored and wanted:

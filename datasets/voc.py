@@ -128,8 +128,8 @@ def read_lists(splits):
 
 
 def read_ids(list_path, cure):
-    """The ids of one list in its order, list of str; UserError, with `cure` for a missing one, if it is empty, not
-    text, or has an unusable or a repeated id."""
+    """The ids of a list in its order, list of str; UserError, with `cure` for a missing list, if it is empty, not text,
+    or has an unusable or a repeated id."""
     ids, faults = find_ids(list_path, read_lines(list_path, cure))
     for fault in faults:
         raise utils.UserError(fault.message)
@@ -197,7 +197,7 @@ def add_sbd(train_ids, val_ids, sbd_ids):
 
 
 def read_pair(split, image_id, class_set, scale):
-    """Reads an image and its mask, turns the image as viewers show it, and checks both as if scaled by `scale`."""
+    """Reads an image, turned as viewers show it, and its mask, and checks both as if scaled by `scale`."""
     image_path, image, faults = read_file(split, split.images, split.image_dir, image_id, scale,
                                           lambda path: pictures.read_image(path, scale))
     label_path, mask, mask_faults = read_file(split, split.masks, split.label_dir, image_id, scale,

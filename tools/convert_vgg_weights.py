@@ -52,10 +52,10 @@ DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeEr
 
 
 def read_keras(path, stack):
-    """Reads a file of Keras, whose arrays are h5py datasets, so that nothing is loaded that does not fit.
+    """Reads a file of Keras as h5py datasets, so that nothing is loaded that does not fit.
     Up to Keras 2, and in .h5 files of complete models until today, an array is in a group with its layer's name. Keras
-    3 numbers the layers by class, `layers/conv2d_1/vars/0`, and `vars` has the name as an attribute. Models in models
-    are groups in groups."""
+    3 numbers the layers, `layers/conv2d_1/vars/0`; `vars` has the name as an attribute. Models in models are nested
+    groups."""
     arrays = {}
 
     def visit(name, item):
@@ -120,7 +120,7 @@ def find_hed_weights():
 def read_weights(path, shapes):
     """Reads VGG16 from a file, of the format that its ending stands for, with tf-slim's names and shapes.
     shapes: those of all 32 variables. Returns a dict of names to float32 arrays; without fc6, fc7, fc8 if the file has
-    none of them. UserError if it is missing or not of that format, or a layer is missing, not VGG16's, or of another
+    none of them. UserError if the file is not of that format, or a layer is missing, not VGG16's, or of another
     shape."""
     if not os.path.isfile(path):
         raise utils.UserError(f'{path}: {"is a folder" if os.path.isdir(path) else "no such file"}; give a file')
@@ -162,8 +162,7 @@ def vgg_shapes():
 
 
 def save_checkpoint(prefix, weights):
-    """Writes a dict of names to float32 arrays as a checkpoint, complete or not at all, and makes its folder.
-    Raises UserError or OSError if the files cannot be written."""
+    """Writes names and float32 arrays as a checkpoint, complete or not at all; UserError or OSError if it cannot."""
     folder, name = os.path.split(os.path.abspath(prefix))
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='partial-', dir=folder) as partial:

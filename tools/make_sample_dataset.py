@@ -176,9 +176,8 @@ OBJECTS, SCENES = read_drawings()
 
 
 class Pose:
-    """Where a thing is: `origin`, in units, is drawn at `base`, (x, y) in drawn pixels. `scale` is in pixels per unit,
-    `turn` in degrees. `rng` draws x over y, the stretch, between two numbers, mirrors half of the things, and bends
-    their outlines."""
+    """Where a thing is: `origin`, in units, is drawn at `base`, (x, y) in drawn pixels; `scale` is in pixels per unit,
+    `turn` in degrees. `rng` draws x over y, the stretch, mirrors half of the things, and bends their outlines."""
 
     def __init__(self, rng, base, scale, stretches, turn=0.0, origin=(50, 100)):
         stretch = rng.uniform(*stretches) * (-1 if rng.random() < 0.5 else 1)
@@ -259,8 +258,7 @@ def cast_shadow(canvas, thing, pose):
 
 def draw_classes(seed, split, index):
     """Classes of one picture, the main object first: list of 1 to 4 int. Every twenty pictures share four shuffled
-    lists, so each class is the main object exactly once in twenty pictures, and a companion about as often as any
-    other."""
+    lists, so that each class is once the main object in them, and a companion about as often as any other."""
     classes = np.arange(1, len(VOC.names))
     block, place = divmod(index, len(classes))
     lists = random_stream(seed, split, block, 'classes').permuted(np.tile(classes, (len(OBJECT_COUNT_ODDS), 1)), axis=1)

@@ -3,13 +3,11 @@
     python tools/search_crf.py --checkpoint_path results/best --dataset data/fcn_held_out.record
     python evaluate.py --checkpoint_path results/best --crf --crf_params results/crf_search/crf.json
 
-Search on images on which the network was not trained, because there it is too sure of itself, and on which it will not
-be scored: for example on a part of the training images that was held out. Each trial scores all these images. The first
-two trials are this suite's parameters and DeepLab's. Of the others, the first half is drawn at random, and the second
-half changes one or two parameters of the best so far.
+Search on training images that were held out: on those it was trained on, the network is too sure of itself. Each trial
+scores all of them. The first two trials are this suite's parameters and DeepLab's. Of the others, the first half
+is drawn at random, and the second half changes one to three parameters of the best so far.
 
-Source of the idea: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs",
-which searches on 100 held-out images.
+Source: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs".
 """
 import csv
 import math
@@ -101,8 +99,7 @@ def read_names(record):
 
 
 def check_images(record, names, settings):
-    """Warns of images (names: list of str) that the run of `settings` (dict) was trained on; UserError if it is scored
-    on one."""
+    """Warns of images, by name, that the run of `settings` was trained on; UserError if it is scored on one."""
     for key, purpose in (('dataset_val', 'is scored on'), ('dataset_train', 'was trained on')):
         other = settings.get(key)
         if not other or not os.path.exists(other):
@@ -148,8 +145,8 @@ def make_map(image, label, probabilities):
 
 
 def search(maps, number_of_classes, number, seed, num_workers):
-    """Scores settings on make_map's dicts, one after the other, in `num_workers` processes: a list of `number` Trials,
-    which depend on the seed only; fewer, but at least one, after Ctrl-C."""
+    """Scores settings on make_map's dicts in `num_workers` processes: a list of `number` Trials, which depend on the
+    seed only; fewer, but at least one, after Ctrl-C."""
     random, trials = np.random.RandomState(seed), []
     try:
         with crf.start_processes(num_workers) as pool, tqdm.tqdm(
