@@ -14,17 +14,7 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from inference.weights import (
-    UNREADABLE,
-    checkpoint_step,
-    find_checkpoint,
-    find_classes,
-    network_variables,
-    read_settings,
-    read_shapes,
-    read_state,
-    restore,
-)
+from inference import weights
 from utils import UserError, find_reason
 
 MAX_TO_KEEP = 3
@@ -41,11 +31,11 @@ def find_start(path, output_dir, fc_channels):
     Without the flag, vgg_16.ckpt of the working folder is taken if its fc6 has `fc_channels`, and output_dir holds no
     run; this is printed. Raises UserError if the checkpoint is missing or damaged."""
     if path:
-        return None if path == 'none' else find_checkpoint(path)
+        return None if path == 'none' else weights.find_checkpoint(path)
     if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
             or not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index')))):
         return None
-    held = read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
+    held = weights.read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
     if held != fc_channels:
         print(f'{DEFAULT_START} of this folder is left out: its fc6 has {held} channels, not {fc_channels}')
         return None
@@ -60,9 +50,9 @@ def set_starting_weights(session, resume_from, start_from, class_set):
     damaged or does not fit."""
     session.run(tf.global_variables_initializer())
     if resume_from:
-        known = read_shapes(resume_from)
-        restore(session, resume_from, [variable for variable in tf.global_variables()
-                                       if variable.op.name in known or variable.op.name not in LOSS_SCALE])
+        known = weights.read_shapes(resume_from)
+        weights.restore(session, resume_from, [variable for variable in tf.global_variables()
+                                               if variable.op.name in known or variable.op.name not in LOSS_SCALE])
         print(f'resumed from {resume_from}')
     elif start_from and has_classes(start_from, class_set):
         restore_fcn(session, start_from)
@@ -74,23 +64,23 @@ def set_starting_weights(session, resume_from, start_from, class_set):
 
 def has_classes(checkpoint, class_set):
     """Whether a checkpoint is one of train.py for the classes of a ClassSet; by name, if its run names them."""
-    shapes = read_shapes(checkpoint)
+    shapes = weights.read_shapes(checkpoint)
     if FCN_ONLY not in shapes or shapes['vgg_16/fc8/weights'][-1] != len(class_set.names):
         return False
-    return (not read_settings(os.path.dirname(checkpoint)).get('classes')
-            or find_classes(checkpoint).names == class_set.names)
+    return (not weights.read_settings(os.path.dirname(checkpoint)).get('classes')
+            or weights.find_classes(checkpoint).names == class_set.names)
 
 
 def restore_vgg(session, checkpoint):
     """Sets VGG16 up to fc7 from a slim checkpoint; fc8 and the FCN's own layers keep their start.
     A file that holds the convolutions only (such as Keras's "notop") leaves fc6 and fc7 at random; this is printed."""
-    variables = [v for v in network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
+    variables = [v for v in weights.network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
     fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
-    shapes = read_shapes(checkpoint)
+    shapes = weights.read_shapes(checkpoint)
     is_trunk = not any(v.op.name in shapes for v in fully_connected)
     if is_trunk:
         variables = [v for v in variables if v not in fully_connected]
-    restore(session, checkpoint, variables)
+    weights.restore(session, checkpoint, variables)
     print(f'VGG16 restored from {checkpoint}: {len(variables)} variables'
           + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else '')
           + ('; its run has other classes: their scores start anew' if FCN_ONLY in shapes else ''))
@@ -100,10 +90,10 @@ def restore_fcn(session, checkpoint):
     """Sets the network from a run with the same classes and any model of the family.
     A skip that the run's model lacks keeps its start: zero. The others get the skip_scales of this run: their kernels
     are scaled the other way, so that they score as before."""
-    known, variables = read_shapes(checkpoint), {v.op.name: v for v in network_variables()}
+    known, variables = weights.read_shapes(checkpoint), {v.op.name: v for v in weights.network_variables()}
     new = [name for name in variables if name not in known and '_pool' in name]
     scales = {name: session.run(v) for name, v in variables.items() if '/scale_pool' in name and name not in new}
-    restore(session, checkpoint, [v for name, v in variables.items() if name not in new])
+    weights.restore(session, checkpoint, [v for name, v in variables.items() if name not in new])
     for name, scale in scales.items():
         kernel = variables[name.replace('scale_', 'conv_') + '/weights']
         kernel.load(session.run(kernel * (variables[name] / scale)), session)
@@ -120,8 +110,8 @@ def find_resume(train_dir):
     It is the one that the file `checkpoint` names; if that is damaged, which is printed, the newest intact one before
     it. If none is intact, that is a UserError, because starting anew would destroy the run."""
     state_file = os.path.join(train_dir, 'checkpoint')
-    state, steps = read_state(train_dir), list_steps(train_dir)
-    newest = checkpoint_step(state.model_checkpoint_path) if state else max(steps, default=None)
+    state, steps = weights.read_state(train_dir), list_steps(train_dir)
+    newest = weights.checkpoint_step(state.model_checkpoint_path) if state else max(steps, default=None)
     if newest is not None:
         for step in sorted({newest, *(step for step in steps if step < newest)}, reverse=True):
             checkpoint = os.path.join(train_dir, f'model.ckpt-{step}')
@@ -151,7 +141,7 @@ def find_damage(checkpoint):
             value = reader.get_tensor(name)
             if value.dtype.kind == 'f' and not np.isfinite(value).all():
                 return f'{name} is not finite'
-    except UNREADABLE as error:
+    except weights.UNREADABLE as error:
         return f'damaged ({find_reason(error)})'
     return None
 
@@ -167,7 +157,7 @@ class RunSaver:
         self.session, self.train_dir, self._check_finite = session, train_dir, check_finite
         self.saver = tf.train.Saver(max_to_keep=None)
         # The step at which the run started, its last step, and the last one in a checkpoint.
-        self.start = self.done = self.saved = checkpoint_step(resume_from) if resume_from else 0
+        self.start = self.done = self.saved = weights.checkpoint_step(resume_from) if resume_from else 0
         if resume_from:
             keep_newest(train_dir, self.start)
         self.recent = collections.deque(maxlen=2)  # (step, filenames) of the newest batches
