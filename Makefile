@@ -1,8 +1,10 @@
 # make demo: all stages on drawn data, in nine minutes on two CPU cores. make voc: the real job.
 # make check: linter and fast tests. make test: all tests.
-# Every target installs what it needs into .venv first. PYTHON=python3.11 chooses the interpreter.
+# Every target installs what it needs into .venv first. PYTHON=python3.12 chooses the interpreter: 3.11 or 3.12.
 
 PYTHON ?= python3
+# With an NVIDIA GPU, TensorFlow's CUDA libraries too.
+CUDA = $(shell nvidia-smi >/dev/null 2>&1 && sed -n 's/^tensorflow==/tensorflow[and-cuda]==/p' requirements.txt)
 BIN := .venv/bin
 DEMO := out/demo
 # For make voc: the folder of VOCdevkit and vgg_16.ckpt, flags of tools/download.py and of train.py.
@@ -28,9 +30,10 @@ help:
 install: .venv/installed
 
 .venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) tools/check_python.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --upgrade pip
-	$(BIN)/pip install -r requirements-dev.txt
+	$(BIN)/pip install -r requirements-dev.txt $(CUDA)
 	touch $@
 
 check: install

@@ -3,6 +3,7 @@ import contextlib
 import csv
 import errno
 import io
+import os
 import resource
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from inference import crf
 from inference.predictor import build_predictor, load_predictor
 from inference.weights import network_variables
 from report import page
+
+os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # tests compute on the CPU, but for those that are about GPUs
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
                                  'pedestrian', 'bicyclist'))  # none is a background

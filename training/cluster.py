@@ -3,11 +3,10 @@
     TF_CONFIG='{"cluster": {"chief": ["a:2222"], "worker": ["b:2222"], "ps": ["c:2222"]},
                 "task": {"type": "chief", "index": 0}}' python train.py
 
-The chief alone holds the graph and the session. All other tasks run a TensorFlow server and lend it their devices:
-workers compute towers, parameter servers (ps) hold the variables. So one training loop and one program validate and
-write files. Measured against SyncReplicasOptimizer, this moves the same bytes in the same time, and no gradient of a
-worker can be late or counted twice. Collective all-reduce would need a restart of all programs when one is lost; here
-training waits until that one is back.
+The chief alone holds the graph and the session, validates and writes files. All other tasks run a TensorFlow server and
+lend it their devices: workers compute towers, parameter servers (ps) hold the variables. Measured against
+SyncReplicasOptimizer, this moves the same bytes in the same time, and no gradient can be late or counted twice.
+Collective all-reduce would need a restart of all programs when one is lost; here training waits until it is back.
 """
 import contextlib
 import json
@@ -22,6 +21,7 @@ import tensorflow.compat.v1 as tf
 
 import utils
 from datasets import records
+from inference.devices import find_failure
 from training.towers import Placement, divide_batch, place_here
 from utils import UserError
 
@@ -104,24 +104,17 @@ def check_addresses(addresses, unknown_types):
 def run(train, config, job):
     """Trains on this machine, or acts as the task that TF_CONFIG assigns to this process.
 
-    Args:
-        train: function of a Placement.
-        config: tf.ConfigProto of this process.
-        job: Job.
-
-    Raises:
-        UserError: TF_CONFIG or a flag is wrong, a parameter server is lost, or the run fails on another machine.
+    `train` is a function of a Placement, `config` this process's tf.ConfigProto. Raises UserError if TF_CONFIG or a
+    flag is wrong, a parameter server is lost, or the run fails on another machine.
     """
     cluster = read_cluster()
     if cluster is None:
-        train(place_here(job.num_gpus, job.batch_size))
-        return
-    hosts = {task.address.rsplit(':', 1)[0] for task in cluster.tasks(*TASK_TYPES)}
-    os.environ['no_grpc_proxy'] = ','.join(sorted(hosts))  # gRPC would use http_proxy, which is for the web
+        return train(place_here(job.num_gpus, job.batch_size))
+    # gRPC would use http_proxy, which is for the web.
+    os.environ['no_grpc_proxy'] = ','.join(task.address.rsplit(':', 1)[0] for task in cluster.tasks(*TASK_TYPES))
     if cluster.task.type == 'chief':
-        run_chief(train, config, job, cluster)
-    else:
-        serve(config, job, cluster)
+        return run_chief(train, config, job, cluster)
+    return serve(config, job, cluster)
 
 
 def start_server(config, cluster):
@@ -133,7 +126,10 @@ def start_server(config, cluster):
         config.device_count['GPU'] = 0  # it does not compute; the GPUs are for a worker on its machine
     try:
         return tf.train.Server(jobs, cluster.task.type, cluster.task.index, config=config)
-    except tf.errors.OpError:  # its message does not name the reason
+    except tf.errors.OpError as error:
+        if find_failure(error):
+            raise
+        # Its message does not name the reason.
         raise UserError(f'{cluster.task.address}: TensorFlow cannot start its server; check that no other program '
                         'uses this port') from None
 
@@ -142,10 +138,7 @@ def start_server(config, cluster):
 
 
 def serve(config, job, cluster):
-    """Lends the devices of this process to the chief until the run ends; a killed chief may be restarted meanwhile.
-
-    Raises UserError if the run fails.
-    """
+    """Lends this process's devices to the chief, which may be restarted, until the run ends; UserError if it fails."""
     task = cluster.task
     if task.type == 'worker':  # its own error message is clearer than the chief's
         records.count_examples(job.dataset_train, job.whole_images)
@@ -162,11 +155,8 @@ def serve(config, job, cluster):
 
 
 def result_queue():
-    """The queue on which a task waits for the run's result: '' for success, or the error message.
-
-    It has a container of its own, because a restarted chief clears the default one.
-    """
-    with tf.container('result'):
+    """The queue on which a task waits for the run's result: '' for success, or the error message."""
+    with tf.container('result'):  # a restarted chief clears the default one
         return tf.FIFOQueue(1, tf.string, shared_name='result')
 
 
@@ -225,12 +215,8 @@ def try_training(train, job, cluster, server, incarnations):
 def open_session(placement, config, signals):
     """Opens the session of a training.
 
-    In a cluster the session is never closed, not even when Python exits, because closing waits for all tasks, lost ones
-    included. place_on_machines clears it, or the end of the process.
-
     Args:
-        placement: towers.Placement.
-        config: tf.ConfigProto.
+        placement: towers.Placement. config: tf.ConfigProto.
         signals: utils.StopSignals. If a task is lost after a signal, that ends the run, because job managers send
             signals to all tasks at once.
     """
@@ -240,7 +226,8 @@ def open_session(placement, config, signals):
         return
     config.operation_timeout_in_ms = TIMEOUT * 1000
     session = tf.Session(placement.target, config=config)
-    threading.Thread(target=lambda kept: threading.Event().wait(), args=[session], daemon=True).start()  # keeps it
+    # This thread keeps the session open, also when Python exits: closing waits for all tasks, lost ones included.
+    threading.Thread(target=lambda kept: threading.Event().wait(), args=[session], daemon=True).start()
     try:
         yield session
     except LOST:
@@ -271,28 +258,30 @@ def find_fault(address, timeout=5):
         return getattr(error, 'strerror', None) or str(error)
 
 
-def wait_for_tasks(cluster, incarnations=None):
+def wait_for_tasks(cluster, incarnations=()):
     """Waits until all tasks respond; prints once which do not, and why.
 
     With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile.
     """
     for task in cluster.tasks('worker', 'ps'):
         printed = None
-        while (fault := find_fault(task.address) or find_silence(task)):
+        while (fault := find_silence(task)):
             if fault != printed:
                 print(f'waiting for {task} ({fault})', flush=True)
             printed = fault
-            if incarnations:
-                check_parameter_servers(cluster, incarnations)
+            check_parameter_servers(cluster, incarnations)
             time.sleep(0.5)
 
 
 def find_silence(task):
-    """Why a task that accepts connections does not respond, str; None if it does."""
-    try:
-        list_devices(task)
-    except tf.errors.OpError:
-        return 'the program on that port does not respond like train.py'
+    """Why a task does not respond, str; None if it does."""
+    fault = find_fault(task.address)
+    if not fault:
+        try:
+            list_devices(task)
+        except tf.errors.OpError:
+            fault = 'the program on that port does not respond like train.py'
+    return fault
 
 
 @contextlib.contextmanager

@@ -3,8 +3,7 @@
     python train.py --num_gpus 2
 
 Each batch is split over towers: copies of the network that share its variables, one on each device. Training minimises
-the loss of the complete batch, so the number of towers changes the speed and the units that dropout drops, and nothing
-else.
+the loss of the complete batch: the number of towers changes only the speed, and the units that dropout drops.
 """
 from typing import NamedTuple
 
@@ -48,10 +47,9 @@ def place_here(num_gpus, batch_size):
 
 
 def divide_batch(batch_size, towers_by_reader):
-    """Gives each tower the same number of the examples of a batch.
+    """A list of Machine, in which each tower has the same number of the examples of a batch; else UserError.
 
-    towers_by_reader is a dict of Machine.reader to Machine.towers. Returns a list of Machine; raises UserError if the
-    batch cannot be divided equally.
+    towers_by_reader is a dict of Machine.reader to Machine.towers.
     """
     number = sum(map(len, towers_by_reader.values()))
     if batch_size % number:
@@ -77,8 +75,7 @@ def build_towers(placement, read, build):
         build: function of a tower's number, int, and its tensors.
 
     Returns:
-        list of the results of `build`.
-        list of the tensors of the complete batch.
+        two lists: the results of `build`, and the tensors of the complete batch.
     """
     batches, built = [], []
     if len(placement.parameters) > 1:
@@ -93,11 +90,6 @@ def build_towers(placement, read, build):
             with tf.device(device), tf.device(balance):
                 built.append(build(len(built), *piece))
     return built, [tf.concat(parts, axis=0) if len(parts) > 1 else parts[0] for parts in zip(*batches)]
-
-
-def add_up(tensors):
-    """Sums tensors; adds no op for one tensor."""
-    return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
 
 
 def partition_fc6(number):
@@ -125,13 +117,10 @@ def balance_variables(devices):
 
 
 def build_at_home(placement, build):
-    """Builds a network that only the chief runs; on copies of the variables if other machines hold them.
+    """Builds a network that only the chief runs, on copies of the variables that other machines hold.
 
-    Without the copies, the chief would fetch all weights over the network for each image.
-
-    Returns:
-        The result of `build`, a function without arguments.
-        list of ops that update the copies; empty if there are none.
+    Without these, each image would move all weights. Returns what `build`, a function without arguments, returns, and
+    the list of ops that update the copies.
     """
     if all(device.startswith(placement.home) for device in placement.parameters):
         return build(), []
@@ -153,15 +142,16 @@ def build_at_home(placement, build):
 # ------------------------------------------------------------------------------------------- losses and gradients
 
 
+def add_up(tensors):
+    """The sum of some tensors; no op is added for one."""
+    return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
+
+
 def average(losses, weights):
     """Scales the losses of the parts of a batch so that their sum is the loss of the complete batch.
 
-    Args:
-        losses: list of float32 scalars.
-        weights: list of float32 scalars, see train.segmentation_loss; or of None, if the losses already add up.
-
-    Returns:
-        list of float32 scalars, each on the device of its loss.
+    Losses, weights (see train.segmentation_loss) and result are lists of float32 scalars, each loss on its own device;
+    the weights are None if the losses add up as they are.
     """
     if len(losses) == 1 or weights[0] is None:
         return losses
@@ -174,9 +164,9 @@ def average(losses, weights):
 
 
 def compute_gradients(optimizer, losses):
-    """Computes the gradients of the sum of losses, list of float32 scalars, each on the device of its loss.
+    """List of (gradient, variable) for the sum of losses, a list of float32 scalars.
 
-    Returns a list of (gradient, variable); each gradient is summed on the device of its variable.
+    Each tower's gradients are computed on the device of its loss, and summed on the device of the variable.
     """
     by_tower = []
     for loss in losses:
