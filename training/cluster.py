@@ -269,7 +269,8 @@ def wait_for_tasks(cluster, incarnations=()):
             if fault != printed:
                 print(f'waiting for {task} ({fault})', flush=True)
             printed = fault
-            check_parameter_servers(cluster, incarnations)
+            if incarnations:
+                check_parameter_servers(cluster, incarnations)
             time.sleep(0.5)
 
 

@@ -4,12 +4,12 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import full_disk
+from conftest import full_disk, short_run
 
 import train
 import vgg
 from datasets import classes
-from inference.weights import checkpoint_step, find_checkpoint, network_variables, read_shapes
+from inference.weights import checkpoint_step, find_checkpoint, network_variables, read_settings, read_shapes
 from train import Network
 from training import checkpoints
 from utils import UserError
@@ -80,6 +80,50 @@ def test_a_trunk_leaves_fc6_and_fc7_at_random_and_says_so(small_runs, tmp_path, 
     np.testing.assert_array_equal(restored['vgg_16/conv5/conv5_1/weights'], written['vgg_16/conv5/conv5_1/weights'])
     assert restored['vgg_16/fc6/weights'].std() > 0
     assert 'fc6 and fc7 start at random' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('version', [tf.train.SaverDef.V1, tf.train.SaverDef.V2])
+def test_t14_vgg_16_in_the_folder_is_taken(small_runs, record, tmp_path, monkeypatch, capsys, version):
+    """And it is not mentioned again when the run resumes."""
+    monkeypatch.chdir(tmp_path)
+    write_slim_checkpoint('./vgg_16.ckpt', version=version)
+    train.main(short_run(record, 'out', '--max_steps', 1))
+    out = capsys.readouterr().out
+    assert 'vgg_16.ckpt of this folder is taken; --checkpoint_path none starts at random\n' in out
+    assert 'VGG16 restored from vgg_16.ckpt: ' in out
+    assert read_settings('out/train')['vgg_weights_from'] == 'vgg_16.ckpt'
+    train.main(short_run(record, 'out', '--max_steps', 2))
+    assert 'vgg_16.ckpt' not in capsys.readouterr().out
+    assert read_settings('out/train')['vgg_weights_from'] == 'vgg_16.ckpt'
+
+
+@pytest.mark.parametrize('path, fc_channels, expected, printed', [
+    (None, 8, 'vgg_16.ckpt', 'vgg_16.ckpt of this folder is taken; --checkpoint_path none starts at random\n'),
+    (None, 16, None, 'vgg_16.ckpt of this folder is left out: its fc6 has 8 channels, not 16\n'),
+    ('none', 8, None, ''), ('./vgg_16.ckpt', 16, './vgg_16.ckpt', '')])
+def test_t14_what_a_run_starts_from(small_runs, tmp_path, monkeypatch, capsys, path, fc_channels, expected, printed):
+    monkeypatch.chdir(tmp_path)
+    write_slim_checkpoint('./vgg_16.ckpt')
+    assert checkpoints.find_start(path, 'out', fc_channels) == expected
+    assert capsys.readouterr().out == printed
+
+
+def test_t14_a_random_start_needs_no_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir('vgg_16.ckpt')  # a folder of that name is not taken
+    assert checkpoints.find_start(None, 'out', 8) is checkpoints.find_start('none', 'out', 8) is None
+    with pytest.raises(UserError, match='missing.ckpt: no checkpoint there'):
+        checkpoints.find_start('missing.ckpt', 'out', 8)
+    assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('harm', [lambda path: path.write_bytes(b'<html>'), lambda path: os.truncate(path, 100)])
+def test_t14_a_damaged_file_is_named(small_runs, tmp_path, monkeypatch, harm):
+    monkeypatch.chdir(tmp_path)
+    write_slim_checkpoint('./vgg_16.ckpt', version=tf.train.SaverDef.V1)
+    harm(tmp_path / 'vgg_16.ckpt')
+    with pytest.raises(UserError, match='vgg_16.ckpt: not a TensorFlow checkpoint, or damaged'):
+        checkpoints.find_start(None, 'out', 8)
 
 
 @pytest.mark.parametrize('missing', ['vgg_16/conv3/conv3_1/biases', 'vgg_16/fc7/weights'])
@@ -236,6 +280,18 @@ def test_without_the_state_file_the_newest_checkpoint_is_taken(tmp_path, text):
     if text is not None:
         (tmp_path / 'checkpoint').write_text(text)
     assert checkpoints.find_resume(str(tmp_path))[1] == 10
+
+
+@pytest.mark.parametrize('folder', ['out', './out', '../{}/out', '{}/out'])
+def test_t12_the_state_file_of_a_resumed_run_names_its_checkpoints(small_runs, record, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    folder = folder.format(tmp_path if folder.startswith('{') else tmp_path.name)
+    for max_steps in (2, 4):
+        train.main(short_run(record, folder, '--max_steps', max_steps, '--save_steps', 1))
+    state = tf.train.get_checkpoint_state('out/train')
+    assert list(state.all_model_checkpoint_paths) == [f'out/train/model.ckpt-{step}' for step in (2, 3, 4)]
+    assert state.model_checkpoint_path == 'out/train/model.ckpt-4'
+    assert '/' not in (tmp_path / 'out' / 'train' / 'checkpoint').read_text()
 
 
 def test_an_earlier_checkpoint_that_the_state_file_names_is_taken(tmp_path):

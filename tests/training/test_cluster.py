@@ -79,6 +79,30 @@ def test_a_cluster_is_read(monkeypatch):
     assert found.task.device == '/job:worker/replica:0/task:1'
 
 
+@pytest.mark.parametrize('jobs, task, expected', [
+    ({'worker': ['a:1', 'b:1', 'c:1']}, ('worker', 0), ('chief', 0, 'a:1')),
+    ({'worker': ['a:1', 'b:1', 'c:1']}, ('worker', 1), ('worker', 0, 'b:1')),
+    ({'worker': ['a:1', 'b:1', 'c:1'], 'chief': []}, ('worker', '2'), ('worker', 1, 'c:1')),
+    ({'worker': ['a:1', 'b:1', 'c:1'], 'ps': ['d:1']}, ('ps', 0), ('ps', 0, 'd:1')),
+    ({'master': ['a:1'], 'worker': ['b:1', 'c:1']}, ('master', 0), ('chief', 0, 'a:1')),
+    ({'master': ['a:1'], 'worker': ['b:1', 'c:1']}, ('worker', 1), ('worker', 1, 'c:1'))])
+def test_g7_the_chief_of_a_managed_cluster(monkeypatch, jobs, task, expected):
+    """Worker 0 where there are workers only, or the master, TensorFlow's earlier name."""
+    monkeypatch.setenv('TF_CONFIG', json.dumps({'cluster': jobs, 'task': dict(zip(('type', 'index'), task)),
+                                                'environment': 'cloud'}))
+    found = cluster.read_cluster()
+    assert found.task == expected
+    assert found.addresses == {'chief': ['a:1'], 'worker': ['b:1', 'c:1'], 'ps': jobs.get('ps', [])}
+
+
+def test_g7_a_single_worker_is_a_chief_alone(monkeypatch):
+    monkeypatch.setenv('TF_CONFIG', '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}')
+    assert cluster.read_cluster().task == ('chief', 0, 'a:1') and not cluster.read_cluster().tasks('worker', 'ps')
+    monkeypatch.setenv('TF_CONFIG', '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}')
+    with pytest.raises(UserError, match='its cluster has no worker 1'):
+        cluster.read_cluster()
+
+
 # ------------------------------------------------------------------------------------------- what a chief checks
 
 

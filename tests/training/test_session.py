@@ -1,5 +1,6 @@
 """--xla and --mixed_precision change the arithmetic, and neither the losses nor the checks."""
 import math
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import read_log, short_run
 from lives import Life
 
 import train
+from training import session
 
 
 def run_in_a_process(server, record, folder, *flags):
@@ -17,11 +19,21 @@ def run_in_a_process(server, record, folder, *flags):
     return read_log(folder), life.printed()
 
 
+def test_t13_xla_is_asked_for_before_tensorflow_looks_for_devices(monkeypatch):
+    """TensorFlow reads the flag once, at that moment."""
+    seen = []
+    monkeypatch.setenv('TF_XLA_FLAGS', '--tf_xla_min_cluster_size=2')
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: seen.append(os.environ['TF_XLA_FLAGS']) or [])
+    session.prepare_process(1, deterministic=False, xla=True, mixed_precision=True)
+    assert seen and set(seen) == {'--tf_xla_min_cluster_size=2 --tf_xla_cpu_global_jit'}
+
+
 @pytest.mark.slow
-def test_xla_compiles_and_gives_the_same_losses(server, record, tmp_path):
+@pytest.mark.parametrize('more', [[], ['--mixed_precision']], ids=['plain', 't13'])
+def test_xla_compiles_and_gives_the_same_losses(server, record, tmp_path, more):
     plain, printed = run_in_a_process(server, record, tmp_path / 'plain')
     assert 'Compiled cluster using XLA' not in printed
-    compiled, printed = run_in_a_process(server, record, tmp_path / 'xla', '--xla')
+    compiled, printed = run_in_a_process(server, record, tmp_path / 'xla', '--xla', *more)
     assert 'Compiled cluster using XLA' in printed
     # Dropout draws other numbers in step 1, but the scores it acts upon are still all zero.
     assert float(compiled[0]['loss_per_pixel']) == pytest.approx(math.log(21), abs=1e-4)
