@@ -472,7 +472,7 @@ def parse_args(argv=None):
     add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
     add('--deterministic', action='store_true',
         help='only arithmetic that gives the same result each time: on one machine, the same command gives the same '
-             'weights bit for bit, interrupted or not; tested on CPUs only. On a GPU, without TF32')
+             'weights bit for bit, interrupted or not; tested on CPUs and on one H200. Without TF32')
     add('--num_gpus', type=utils.positive_int, default=1,
         help='GPUs that share the work of each step, the first of those that are visible; without a GPU, parts of the '
              'CPU')
