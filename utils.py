@@ -320,7 +320,8 @@ def quiet_tensorflow():
 def find_reason(error):
     """The reason in a TensorFlow error, one line of str; the rest of its message describes the graph."""
     of_graph = r'\{\{.*?\}\} *|^Error in user-defined function .* iterator: \S+: '
-    lines = [re.sub(of_graph, '', line).strip() for line in getattr(error, 'message', str(error)).splitlines()
+    message = re.sub(r'(?m)^\d+ root error.*\n +\(0\) ', '', getattr(error, 'message', str(error)))
+    lines = [re.sub(of_graph, '', line).strip() for line in message.splitlines()
              if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:', 'From /job:'))]
     return next((line[:200] for line in lines if line), type(error).__name__)
 

@@ -88,7 +88,7 @@ def find_failure(error):
     """The text of FAILURES, str, for an error of TensorFlow or a MemoryError; None if it is not a device's failure."""
     if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
         return FAILURES[0][1]
-    message = getattr(error, 'message', '')
+    message = re.sub('(?m)^ +File .*$', '', getattr(error, 'message', ''))  # paths where ops were defined
     return next((text for pattern, text in FAILURES if re.search(pattern, message, re.IGNORECASE)), None)
 
 

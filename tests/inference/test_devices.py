@@ -174,6 +174,12 @@ FAILURES = [
     (tf.errors.InternalError, 'Failed to synchronize: CUDA_ERROR_ILLEGAL_ADDRESS', DRIVER),
     (tf.errors.InternalError, 'no kernel image is available for execution on the device', DRIVER),
     (tf.errors.InvalidArgumentError, 'shapes do not match', '^TensorFlow fails at a step: shapes do not match$'),
+    (tf.errors.NotFoundError, "Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\n"
+     '    File "/home/me/dnn/train.py", line 1, in <module>\n'
+     "Node: 'a'\n2 root error(s) found.\n  (0) NOT_FOUND: No such device\n\t [[{{node a}}]]\n  (1) CANCELLED\n0 suc",
+     '^TensorFlow fails at a step: NOT_FOUND: No such device$'),
+    (tf.errors.InternalError, '2 root error(s) found.\n  (0) INTERNAL: CUDNN_STATUS_INTERNAL_ERROR\n\t [[{{node a}}]]',
+     '^cuDNN or cuBLAS fails .INTERNAL: CUDNN_STATUS_INTERNAL_ERROR.: '),
     (tf.errors.InternalError, 'the file room.record', '^TensorFlow fails at a step: the file room.record$')]
 
 
