@@ -103,10 +103,8 @@ def check_addresses(addresses, unknown_types):
 
 def run(train, config, job):
     """Trains on this machine, or acts as the task that TF_CONFIG assigns to this process.
-
     `train` is a function of a Placement, `config` this process's tf.ConfigProto. Raises UserError if TF_CONFIG or a
-    flag is wrong, a parameter server is lost, or the run fails on another machine.
-    """
+    flag is wrong, a parameter server is lost, or the run fails on another machine."""
     cluster = read_cluster()
     if cluster is None:
         return train(place_here(job.num_gpus, job.batch_size))
@@ -213,13 +211,8 @@ def try_training(train, job, cluster, server, incarnations):
 
 @contextlib.contextmanager
 def open_session(placement, config, signals):
-    """Opens the session of a training.
-
-    Args:
-        placement: towers.Placement. config: tf.ConfigProto.
-        signals: utils.StopSignals. If a task is lost after a signal, that ends the run, because job managers send
-            signals to all tasks at once.
-    """
+    """Opens the session of a training, on a towers.Placement. If a task is lost after a signal of `signals`,
+    utils.StopSignals, that ends the run, because job managers send signals to all tasks at once."""
     if not placement.target:
         with tf.Session(config=config) as session:
             yield session
@@ -260,9 +253,7 @@ def find_fault(address, timeout=5):
 
 def wait_for_tasks(cluster, incarnations=()):
     """Waits until all tasks respond; prints once which do not, and why.
-
-    With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile.
-    """
+    With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile."""
     for task in cluster.tasks('worker', 'ps'):
         printed = None
         while (fault := find_silence(task)):

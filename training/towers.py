@@ -35,10 +35,8 @@ HERE = Placement('', '', [Machine('', [''], None)], [''])  # one device, which T
 
 def place_here(num_gpus, batch_size):
     """The Placement on `num_gpus` devices of this process: GPUs, or without a GPU, parts of the CPU.
-
     The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory
-    faster than the CPU's. For the errors see divide_batch.
-    """
+    faster than the CPU's. For the errors see divide_batch."""
     if num_gpus == 1:
         return HERE
     kind = 'GPU' if devices.list_gpus() else 'CPU'
@@ -48,9 +46,7 @@ def place_here(num_gpus, batch_size):
 
 def divide_batch(batch_size, towers_by_reader):
     """A list of Machine, in which each tower has the same number of the examples of a batch; else UserError.
-
-    towers_by_reader is a dict of Machine.reader to Machine.towers.
-    """
+    towers_by_reader is a dict of Machine.reader to Machine.towers."""
     number = sum(map(len, towers_by_reader.values()))
     if batch_size % number:
         raise UserError(f'--batch_size {batch_size} cannot be divided equally over {number} devices; give a multiple '
@@ -68,15 +64,9 @@ def divide_batch(batch_size, towers_by_reader):
 
 def build_towers(placement, read, build):
     """Builds one network on each device for its part of the batch; all share their variables.
-
-    Args:
-        placement: Placement.
-        read: function of Machine.part that returns the tensors of these examples, examples first.
-        build: function of a tower's number, int, and its tensors.
-
-    Returns:
-        two lists: the results of `build`, and the tensors of the complete batch.
-    """
+    `read` is a function of Machine.part that returns the tensors of these examples, examples first; `build` a function
+    of a tower's number, int, and its tensors. Returns two lists: the results of `build`, and the tensors of the
+    complete batch."""
     batches, built = [], []
     if len(placement.parameters) > 1:
         partition_fc6(len(placement.parameters))
@@ -118,10 +108,8 @@ def balance_variables(devices):
 
 def build_at_home(placement, build):
     """Builds a network that only the chief runs, on copies of the variables that other machines hold.
-
     Without these, each image would move all weights. Returns what `build`, a function without arguments, returns, and
-    the list of ops that update the copies.
-    """
+    the list of ops that update the copies."""
     if all(device.startswith(placement.home) for device in placement.parameters):
         return build(), []
     copies, updates = {}, []
@@ -149,10 +137,8 @@ def add_up(tensors):
 
 def average(losses, weights):
     """Scales the losses of the parts of a batch so that their sum is the loss of the complete batch.
-
     Losses, weights (see train.segmentation_loss) and result are lists of float32 scalars, each loss on its own device;
-    the weights are None if the losses add up as they are.
-    """
+    the weights are None if the losses add up as they are."""
     if len(losses) == 1 or weights[0] is None:
         return losses
     total = tf.maximum(tf.add_n(weights), 1e-6)  # the sum is 0 if every pixel is ignored
@@ -165,9 +151,7 @@ def average(losses, weights):
 
 def compute_gradients(optimizer, losses):
     """List of (gradient, variable) for the sum of losses, a list of float32 scalars.
-
-    Each tower's gradients are computed on the device of its loss, and summed on the device of the variable.
-    """
+    Each tower's gradients are computed on the device of its loss, and summed on the device of the variable."""
     by_tower = []
     for loss in losses:
         with tf.device(loss.device):
