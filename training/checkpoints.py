@@ -23,9 +23,6 @@ FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
 
 DEFAULT_START = 'vgg_16.ckpt'  # what tools/download.py fetches
 
-# ------------------------------------------------------------------------------------------- starting weights
-
-
 def find_start(path, output_dir, fc_channels):
     """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
     Without the flag, vgg_16.ckpt of the working folder is taken if its fc6 has `fc_channels`, and output_dir holds no
@@ -102,9 +99,6 @@ def restore_fcn(session, checkpoint):
     print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
 
 
-# ------------------------------------------------------------------------------------------- resuming
-
-
 def find_resume(train_dir):
     """The checkpoint that a run resumes from, and its step; (None, 0) for a run that has none yet.
     It is the one that the file `checkpoint` names; if that is damaged, which is printed, the newest intact one before
@@ -144,9 +138,6 @@ def find_damage(checkpoint):
     except weights.UNREADABLE as error:
         return f'damaged ({find_reason(error)})'
     return None
-
-
-# ------------------------------------------------------------------------------------------- writing
 
 
 class RunSaver:

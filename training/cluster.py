@@ -132,9 +132,6 @@ def start_server(config, cluster):
                         'uses this port') from None
 
 
-# ------------------------------------------------------------------------------------------- workers and servers
-
-
 def serve(config, job, cluster):
     """Lends this process's devices to the chief, which may be restarted, until the run ends; UserError if it fails."""
     task = cluster.task
@@ -170,9 +167,6 @@ def send_result(cluster, failure):
                     session.run(send)
             except tf.errors.OpError:
                 print(f'{task} does not respond; end it by hand', flush=True)
-
-
-# ------------------------------------------------------------------------------------------- the chief
 
 
 def run_chief(train, config, job, cluster):

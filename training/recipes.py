@@ -59,9 +59,6 @@ RECIPES = {recipe.name: recipe for recipe in (
            upsampling='learned'))}
 FLAGS = Recipe._fields[1:10]
 
-# ------------------------------------------------------------------------------------------- flags
-
-
 def add_flags(parser):
     """Adds --recipe and the flags whose defaults a recipe sets; the help shows those of `default`."""
     add = parser.add_argument_group('recipe', 'how the network is trained; the defaults shown are those of --recipe '
@@ -110,9 +107,6 @@ def describe(recipe):
     if recipe.skip_scales != (1.0, 1.0):
         line += '; pool4 and pool3 scaled by {:g} and {:g}'.format(*recipe.skip_scales)
     return line
-
-
-# ------------------------------------------------------------------------------------------- the update
 
 
 class Update(NamedTuple):

@@ -59,9 +59,6 @@ def remove_leftovers(output_dir):
                 os.remove(path)
 
 
-# ------------------------------------------------------------------------------------------- settings
-
-
 def save_settings(train_dir, settings, class_set, start_from, resumed):
     """Writes a run's settings, dict of name to JSON value, its classes.ClassSet, and where VGG16 came from. That is the
     checkpoint `start_from`, or None; a `resumed` run keeps what OUT/train/settings.json has of its start."""
@@ -89,9 +86,6 @@ def check_settings(train_dir, settings, class_set, record):
     if before.get('classes'):
         known = classes.of_run(before, len(before['classes']), os.path.join(train_dir, 'checkpoint'))
         classes.check_same(class_set, record, known, f'the run in {train_dir}')
-
-
-# ------------------------------------------------------------------------------------------- tables
 
 
 def append_row(path, columns, values):
@@ -128,9 +122,6 @@ def read_rows(path, columns, step):
         return [row for row in csv.DictReader(lines)
                 if set(row) == set(columns) and all(row.values())
                 and row['step'].isdecimal() and int(row['step']) <= step]
-
-
-# ------------------------------------------------------------------------------------------- TensorBoard
 
 
 @contextlib.contextmanager

@@ -30,9 +30,6 @@ class Placement(NamedTuple):
 
 HERE = Placement('', '', [Machine('', [''], None)], [''])  # one device, which TensorFlow chooses
 
-# ------------------------------------------------------------------------------------------- devices of this machine
-
-
 def place_here(num_gpus, batch_size):
     """The Placement on `num_gpus` devices of this process: GPUs, or without a GPU, parts of the CPU.
     The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory
@@ -57,9 +54,6 @@ def divide_batch(batch_size, towers_by_reader):
         machines.append(Machine(reader, towers, (begin, end)))
         begin = end
     return machines
-
-
-# ------------------------------------------------------------------------------------------- networks on devices
 
 
 def build_towers(placement, read, build):
@@ -125,9 +119,6 @@ def build_at_home(placement, build):
 
     with tf.variable_scope(tf.get_variable_scope(), custom_getter=copy):
         return build(), updates
-
-
-# ------------------------------------------------------------------------------------------- losses and gradients
 
 
 def add_up(tensors):
