@@ -57,17 +57,10 @@ SKIPS = {'fcn_32s': (), 'fcn_16s': ('pool4',), 'fcn_8s': ('pool4', 'pool3')}
 
 
 def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None):
-    """Scores every pixel for every class. Built again in the same graph, it shares the same variables.
+    """Scores every pixel: uint8 or float32 images [B, H, W, 3], raw RGB 0..255, to float32 logits [B, H, W, C].
 
-    Args:
-        images: uint8 or float32 [B, H, W, 3], raw RGB 0..255, of any height and width.
-        network: Network.
-        is_training: bool or scalar bool tensor: dropout on fc6 and fc7.
-        weight_decay: float, see vgg.vgg_arg_scope.
-        dropout_seed: int64 [2] or None, see vgg.vgg_16.
-
-    Returns:
-        float32 [B, H, W, C], logits.
+    H and W are any; `network` is a Network; is_training (bool or tensor) switches dropout on; weight_decay and
+    dropout_seed: see vgg. Built again in the same graph, the network shares the same variables.
     """
     images.shape.assert_has_rank(4)
     # Step 1: the final upsampling factor and the number of classes (VOC: 20 and the background).
@@ -381,9 +374,7 @@ def evaluate(run, step):
 def train(args, placement=towers.HERE):
     """Trains to args.max_steps in all, on a towers.Placement, and resumes what args.output_dir holds.
 
-    Raises:
-        UserError: a file is damaged or cannot be written, the loss is not finite, or another run has the folder.
-        utils.Stopped: Ctrl-C, SIGTERM, SIGHUP or a closed pipe; the step that was reached is saved.
+    UserError for what cannot be read, written or learned; utils.Stopped after a signal: the last step is saved.
     """
     with utils.StopSignals() as signals:
         start_from = checkpoints.find_start(args.checkpoint_path, args.output_dir, args.fc_channels)

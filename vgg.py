@@ -50,10 +50,8 @@ def vgg_16(inputs, num_classes=1000, is_training=True, spatial_squeeze=True, fc_
         fc_channels: int, channels of fc6 and fc7; the published weights have 4096.
         dropout_seed: int64 [2], which alone decides what dropout drops; None: a hidden state decides, as in tf-slim.
 
-    Returns:
-        net: fc8's float32 output, [B, H/32, W/32, num_classes] before squeezing under SAME padding.
-        end_points: dict of every layer's output under 'vgg_16/conv1/conv1_1' ... 'vgg_16/fc8'; the keys do not change
-            with the scopes around it, or with how often the network is built.
+    Returns fc8's float32 output, [B, H/32, W/32, num_classes] under SAME padding, and every layer's output as a dict,
+    'vgg_16/conv1/conv1_1' ... 'vgg_16/fc8', whose keys do not change with the scopes around it.
     """
     inputs.shape.assert_has_rank(4)
     end_points = {}
