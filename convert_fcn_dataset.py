@@ -25,20 +25,12 @@ import utils
 from datasets import batches, check, classes, pictures, records, voc
 
 
-class Converted(NamedTuple):
-    """One pair: faults and notes as voc.Pair has them; its serialised example, b'' if it cannot be used; its pixels."""
-    faults: list
-    notes: list
-    example: bytes = b''
-    pixels: np.ndarray | None = None  # int64 [256], by label
-
-
 class Summary(NamedTuple):
-    """What became of one split; faults and notes are lists of voc.Finding."""
+    """What became of one split."""
     images: int
     pixels: np.ndarray  # int64 [256], by label
-    faults: list  # the first one of each pair that cannot be used
-    notes: list
+    faults: list  # of voc.Finding, the first one of each pair that cannot be used
+    notes: list  # of voc.Finding
 
 
 def parse_args(argv=None):
@@ -88,17 +80,18 @@ def scale_factor(text):
 
 
 def convert_pair(split, image_id, class_set, scale):
-    """Reads a pair, scales it, and makes the example; returns Converted. UserError if `scale` makes it too small."""
+    """Reads one image and its mask, and scales them; UserError if `scale` makes the image too small.
+    Returns the serialised example, b'' if they cannot be used; pixels, int64 [256] by label; faults; notes."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     for fault in pair.faults:
         if fault.kind == 'too small':
             raise utils.UserError(fault.message)
-        return Converted([fault], [])
+        return b'', 0, [fault], []
     labels = pair.mask.labels if scale == 1 else pictures.scale_label(pair.mask.labels, scale)
     image, image_format = pictures.encode_image(pair.image, scale)
     example = records.make_example(image_id.encode(), image, pictures.encode_label(labels), *labels.shape,
                                    image_format)
-    return Converted([], pair.notes, example, np.bincount(labels.ravel(), minlength=256))
+    return example, np.bincount(labels.ravel(), minlength=256), [], pair.notes
 
 
 def order_ids(split, ids):
@@ -111,22 +104,23 @@ def order_ids(split, ids):
 
 def convert_split(split, ids, record_path, class_set, scale, num_workers):
     """Writes the usable pairs of a split to a record, in the order of `ids`; returns Summary."""
-    summary = Summary(0, np.zeros(256, np.int64), [], [])
+    images, counted, all_faults, all_notes = 0, np.zeros(256, np.int64), [], []
     results = voc.map_in_order(lambda image_id: convert_pair(split, image_id, class_set, scale), ids, num_workers)
     with records.open_writer(record_path) as writer:
-        for result in tqdm(results, desc=f'fcn_{split.role}.record', total=len(ids), unit='image'):
-            if result.example:
-                writer.write(result.example)
-                summary = summary._replace(images=summary.images + 1, pixels=summary.pixels + result.pixels)
-            summary.faults.extend(result.faults)
-            summary.notes.extend(result.notes)
-    return summary
+        for example, pixels, faults, notes in tqdm(results, desc=f'fcn_{split.role}.record', total=len(ids), unit='image'):
+            if example:
+                writer.write(example)
+                images += 1
+            counted += pixels
+            all_faults += faults
+            all_notes += notes
+    return Summary(images, counted, all_faults, all_notes)
 
 
 @contextlib.contextmanager
 def partial_files(output_dir, names):
     """Gives temporary paths in a folder, which take their names together at the end, if all went well.
-    UserError if the folder cannot be made, a folder is in the place of a file, or a file cannot be written."""
+    UserError: the folder cannot be made, a folder is in the place of a file, or a file cannot be written."""
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
@@ -145,8 +139,8 @@ def partial_files(output_dir, names):
 
 def check_summaries(splits, class_set, summaries, skip_bad):
     """Prints what cannot be used, or is odd, to stderr; UserError unless records can be made of the rest."""
-    faults, notes = ([finding for summary in summaries for finding in getattr(summary, kind)]
-                     for kind in ('faults', 'notes'))
+    faults = [fault for summary in summaries for fault in summary.faults]
+    notes = [note for summary in summaries for note in summary.notes]
     for line in (*voc.list_findings(faults, '', 10), *voc.list_findings(notes, 'note', 1)):
         print(line, file=sys.stderr)
     total = sum(summary.images for summary in summaries) + len(faults)
@@ -185,8 +179,8 @@ def main(argv=None):
         check_summaries(splits, class_set, summaries, args.skip_bad)
         for summary, path in zip(summaries, paths[2:]):
             classes.save_side_file(path, class_set, summary.images, summary.pixels)
-    print(check.format_table(class_set, names, [summary.images for summary in summaries],
-                             [summary.pixels for summary in summaries]))
+    print(check.format_table(names, [summary.images for summary in summaries],
+                             [check.name_pixels(class_set, summary.pixels) for summary in summaries]))
 
 
 if __name__ == '__main__':

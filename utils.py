@@ -107,6 +107,20 @@ def open_file(path, encoding=None, **options):
     return open(path, 'r' if encoding else 'rb', encoding=encoding, **options)
 
 
+def read_lines(path, cure):
+    """The stripped lines of a UTF-8 file that are not empty; UserError, which ends with `cure`, if there are none."""
+    try:
+        with open_file(path, encoding='utf-8-sig') as file:  # some editors begin with a byte order mark
+            lines = [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror}; {cure}') from error
+    except UnicodeDecodeError:
+        raise UserError(f'{path}: is not UTF-8 text; {cure}') from None
+    if not lines:
+        raise UserError(f'{path}: is empty; {cure}')
+    return lines
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Gives a temporary path to write to, and renames it to `path` at the end, so that no half-written file is left

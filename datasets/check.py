@@ -17,8 +17,6 @@ from datasets import classes, pictures, voc
 from datasets.classes import IGNORE_LABEL
 from datasets.voc import SMALL_SIDE, Finding
 
-SHOWN = {'fault': 10, 'note': 1}  # findings of a kind on the terminal; the JSON has all
-
 
 class Seen(NamedTuple):
     """What was found in one image and its mask."""
@@ -32,19 +30,10 @@ class Seen(NamedTuple):
     pixels: np.ndarray = np.zeros(256, np.int64)  # by label
 
 
-class Diagnosis(NamedTuple):
-    """All that is known of a data set; of each pair, the first belongs to train and the second to val."""
-    class_set: classes.ClassSet
-    faults: list  # of Finding
-    notes: list  # of Finding
-    names: list  # of the two lists
-    listed: list  # number of their ids
-    seen: list  # two lists of Seen
-    pixels: list  # two int64 [256], by label
-
-
 def check(splits, lists, class_set, scale, num_workers):
-    """Reads all images and masks in `num_workers` threads, as if scaled by `scale`; returns the Diagnosis."""
+    """Reads all images and masks of a data set, and judges it.
+    `splits`: two voc.Split. `lists`: voc.Lists. `scale`: float, by which the pictures would be scaled. `num_workers`:
+    int, threads. Returns what --check_json writes, dict: `faults` and `notes` of dicts, `train` and `val`."""
     names, seen = [split.list_name for split in splits], []
     for split, ids in zip(splits, lists.ids):
         results = voc.map_in_order(functools.partial(look_at_pair, split, class_set, scale), ids, num_workers)
@@ -60,12 +49,15 @@ def check(splits, lists, class_set, scale, num_workers):
              *(note for name, of_split in zip(names, seen) for note in find_oddities(class_set, name, of_split))]
     if absent := [each for each, count in zip(class_set.names, pixels[0]) if not count]:
         notes.append(Finding('class not in train', f'{names[0]}: no pixel of {", ".join(absent)}'))
-    if unlisted := {image_id for split in splits for image_id in split.masks}.difference(*lists.ids):
+    if unlisted := {*splits[0].masks, *splits[1].masks}.difference(*lists.ids):
         notes.append(Finding('in no list', f'{len(unlisted)} masks are in neither {names[0]} nor {names[1]}'))
-    return Diagnosis(class_set, faults, notes, names, lists.listed, seen, pixels)
+    return {'faults': [fault._asdict() for fault in faults], 'notes': [note._asdict() for note in notes],
+            **{role: describe_split(class_set, *of_split)
+               for role, *of_split in zip(voc.ROLES, names, lists.listed, seen, pixels)}}
 
 
 def look_at_pair(split, class_set, scale, image_id):
+    """Reads an image and its mask; returns Seen."""
     pair = voc.read_pair(split, image_id, class_set, scale)
     seen = Seen(image_id, pair.image_path, pair.faults, pair.notes)
     if pair.image:
@@ -77,8 +69,24 @@ def look_at_pair(split, class_set, scale, image_id):
     return seen
 
 
+def describe_split(class_set, name, listed, of_split, pixels):
+    """What is in one list, as JSON: its name, number of ids, list of Seen, and int64 [256] by label."""
+    sized = sorted((pair for pair in of_split if pair.size), key=lambda pair: pair.size[0] * pair.size[1])
+    ends = [{'id': pair.image_id, 'width': pair.size[0], 'height': pair.size[1]} for pair in sized] or [None]
+    kinds = collections.Counter(pair.mask_kind for pair in of_split if pair.mask_kind)
+    return {'list': name, 'ids': listed, 'images': sum(not pair.faults for pair in of_split),
+            'masks': dict(sorted(kinds.items())), 'smallest': ends[0], 'largest': ends[-1],
+            'pixels': name_pixels(class_set, pixels)}
+
+
+def name_pixels(class_set, pixels):
+    """Dict of the classes' names and `void` to int, of int64 [256] by label."""
+    return {name: int(pixels[label]) for label, name in [*enumerate(class_set.names), (IGNORE_LABEL, 'void')]}
+
+
 def find_twins(names, seen):
-    """Yields a Finding for each group of equal images: those of one checksum, decoded again and compared."""
+    """Yields a Finding for each group of images that are the same: those of one checksum, decoded again and compared.
+    `names`: two str, of the train and the val list. `seen`: two lists of Seen."""
     list_of = {pair.image_path: name for name, of_split in zip(names[::-1], seen[::-1]) for pair in of_split}
     alike = collections.defaultdict(dict)
     for pair in (pair for of_split in seen for pair in of_split if pair.size):
@@ -86,7 +94,7 @@ def find_twins(names, seen):
     for group in (group for group in alike.values() if len(group) > 1):
         same = collections.defaultdict(list)
         for path in group:
-            picture = pictures.turn_upright(pictures.read_picture(path, scale=0)).picture
+            picture = pictures.turn_upright(pictures.read_picture(path, scale=0)).picture  # of any size
             same[picture.convert('RGB').tobytes()].append(path)
         for paths in (paths for paths in same.values() if len(paths) > 1):
             first, last = paths[0], paths[-1]
@@ -113,62 +121,45 @@ def find_oddities(class_set, name, of_split):
         yield from pair.notes
 
 
-def report(diagnosis, json_path=None):
-    """Prints a Diagnosis and writes it to `json_path`, if given; UserError if that fails or there are faults."""
-    content = as_json(diagnosis)
-    print(format_table(diagnosis.class_set, diagnosis.names, [content[role]['images'] for role in voc.ROLES],
-                       diagnosis.pixels))
-    print(*format_facts(content), sep='\n')
-    for title, found in (('fault', diagnosis.faults), ('note', diagnosis.notes)):
-        print(*voc.list_findings(found, title, SHOWN[title]), sep='\n', end='\n' if found else '')
+def report(content, json_path=None):
+    """Prints check's result and writes it to `json_path`, if given; UserError if that fails or there are faults."""
+    facts = [content[role] for role in voc.ROLES]
+    print(format_table(*zip(*((of_split['list'], of_split['images'], of_split['pixels']) for of_split in facts))))
+    print(*format_facts(facts, content['faults']), sep='\n')
+    for title, shown in (('fault', 10), ('note', 1)):
+        for line in voc.list_findings((Finding(**found) for found in content[f'{title}s']), title, shown):
+            print(line)
     if json_path:
         try:
             utils.save_json(json_path, content)
         except OSError as error:
             raise utils.UserError(f'--check_json {json_path}: {error.strerror}: name a file in a folder you can write '
                                   'to') from error
-    if diagnosis.faults:
-        count = '1 fault' if len(diagnosis.faults) == 1 else f'{len(diagnosis.faults)} faults'
-        raise utils.UserError(f'{count}: training would go wrong; mend what is listed above')
+    if count := len(content['faults']):
+        raise utils.UserError(f'{count} fault{"s" * (count > 1)}: training would go wrong; mend what is listed above')
     print('no fault: ready to convert')
 
 
-def format_table(class_set, titles, images, pixels):
-    """The class table: the images of two data sets, and each class's pixels, int64 [256] by label, and shares."""
-    width = max(12, *(len(name) + 1 for name in class_set.names))
+def format_table(titles, images, pixels):
+    """The class table, str of many lines: two titles, two numbers of images, two dicts of name_pixels."""
+    width = max(12, *(len(name) + 1 for name in pixels[0]))
     lines = [' ' * width + ''.join(f'{title:>26}' for title in titles),
              f'{"images":{width}}' + ''.join(f'{count:>26,}' for count in images)]
-    for value, name in [*enumerate(class_set.names), (IGNORE_LABEL, 'void')]:
-        cells = (f'{counts[value]:>17,}{counts[value] / max(counts.sum(), 1):>9.2%}' for counts in pixels)
+    for name in pixels[0]:
+        cells = (f'{counts[name]:>17,}{counts[name] / max(sum(counts.values()), 1):>9.2%}' for counts in pixels)
         lines.append(f'{name:{width}}' + ''.join(cells))
     return '\n'.join(lines)
 
 
-def format_facts(content):
-    """Yields the lines for the terminal on the two lists in as_json's dict."""
-    for facts in (content[role] for role in voc.ROLES):
-        kinds = ', '.join(f'{count:,} {kind}' for kind, count in facts['masks'].items())
-        line = f'{facts["list"]}: {facts["ids"]:,} ids, {facts["images"]:,} usable; masks: {kinds or "none"}'
-        if facts['smallest']:
-            ends = ('{id} ({width} x {height})'.format(**facts[end]) for end in ('smallest', 'largest'))
+def format_facts(facts, faults):
+    """Yields the lines for the terminal on the two lists in check's result."""
+    for of_split in facts:
+        kinds = ', '.join(f'{count:,} {kind}' for kind, count in of_split['masks'].items())
+        line = f'{of_split["list"]}: {of_split["ids"]:,} ids, {of_split["images"]:,} usable; masks: {kinds or "none"}'
+        if of_split['smallest']:
+            ends = ('{id} ({width} x {height})'.format(**of_split[end]) for end in ('smallest', 'largest'))
             line += '; images from {} to {}'.format(*ends)
         yield line
-    names = [content[role]['list'] for role in voc.ROLES]
-    if names[0] != names[1] and not any('both' in fault['kind'] for fault in content['faults']):
+    names = [of_split['list'] for of_split in facts]
+    if names[0] != names[1] and not any('both' in fault['kind'] for fault in faults):
         yield ' and '.join(names) + ': no id and no image in both'
-
-
-def as_json(diagnosis):
-    """A Diagnosis as dicts, lists, strings and numbers."""
-    content = {'faults': [finding._asdict() for finding in diagnosis.faults],
-               'notes': [finding._asdict() for finding in diagnosis.notes]}
-    labels = [*enumerate(diagnosis.class_set.names), (IGNORE_LABEL, 'void')]
-    for role, name, listed, of_split, pixels in zip(
-            voc.ROLES, diagnosis.names, diagnosis.listed, diagnosis.seen, diagnosis.pixels):
-        sized = sorted((pair for pair in of_split if pair.size), key=lambda pair: pair.size[0] * pair.size[1])
-        ends = [{'id': pair.image_id, 'width': pair.size[0], 'height': pair.size[1]} for pair in sized] or [None]
-        kinds = collections.Counter(pair.mask_kind for pair in of_split if pair.mask_kind)
-        content[role] = {'list': name, 'ids': listed, 'images': sum(not pair.faults for pair in of_split),
-                         'masks': dict(sorted(kinds.items())), 'smallest': ends[0], 'largest': ends[-1],
-                         'pixels': {name: int(pixels[value]) for value, name in labels}}
-    return content

@@ -8,7 +8,6 @@ for the conversion. Without any of these the classes are VOC's.
 import json
 import os
 import re
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from utils import UserError
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
 NO_CLASS = 254  # the label of a value that is neither a class nor void
 MAX_CLASSES = 254  # the values 0 to 253
-MAX_BYTES = 2 ** 16  # of a file of names
 COLOUR = re.compile('#([0-9a-fA-F]{6})')
 VOID_NAMES = {'void', 'ignore', 'ignored', '__ignore__', 'unlabeled', 'unlabelled'}
 
@@ -27,18 +25,19 @@ VOID_NAMES = {'void', 'ignore', 'ignored', '__ignore__', 'unlabeled', 'unlabelle
 NAME = r'["\']?(?![-#\s]|\d+\s)(?P<name>[^"\[\]{}<>=|:,;\t]+?)["\']?'
 HEX, RGB = rf'(?P<hex>{COLOUR.pattern})', r'(?P<rgb>\d{1,3}[ ,;\t]+\d{1,3}[ ,;\t]+\d{1,3})'
 VALUE, COMMA, GAP = r'(?P<value>-?\d{1,3})', r'\s*[,;:\t]\s*', r'(?:\s*[,;:\t]\s*|\s+)'
-LIST = re.compile(f'{NAME}(?:{GAP}{HEX})?')
-TABLES = [re.compile(form) for form in (
-    f'{NAME}:{RGB}?:[^:]*:[^:]*',  # labelmap.txt of CVAT
-    f'{NAME}{GAP}{RGB}', f'{RGB}{GAP}{NAME}',
-    f'{VALUE}{GAP}{NAME}(?:{GAP}(?:{RGB}|{HEX}))?', f'{NAME}{COMMA}{VALUE}')]  # _classes.csv of Roboflow
+LIST = f'{NAME}(?:{GAP}{HEX})?'
+TABLES = (f'{NAME}:{RGB}?:[^:]*:[^:]*',  # labelmap.txt of CVAT
+          f'{NAME}{GAP}{RGB}', f'{RGB}{GAP}{NAME}',
+          f'{VALUE}{GAP}{NAME}(?:{GAP}(?:{RGB}|{HEX}))?', f'{NAME}{COMMA}{VALUE}')  # _classes.csv of Roboflow
 
 
 class ClassSet(NamedTuple):
-    """Names and colours of the classes 0, 1, 2, ..., and what else than 255 and its colour stands for void in masks."""
-    names: tuple  # of str
-    colours: tuple  # of (R, G, B) in 0..255
-    void: tuple = ()  # of (value, (R, G, B)), each None if it is not named
+    """Names and colours of the classes 0, 1, 2, ..., and what stands for void in masks.
+    names: tuple of str. colours: tuple of (R, G, B) in 0..255.
+    void: tuple of (value, (R, G, B)), each None if it is not named; 255 and (224, 224, 192) are void in any case."""
+    names: tuple
+    colours: tuple
+    void: tuple = ()
 
     @property
     def has_background(self):
@@ -64,8 +63,8 @@ class ClassSet(NamedTuple):
     @property
     def label_of_colour(self):
         """Dict of (R, G, B) to the label that it means in a mask."""
-        void = [colour for _, colour in self.void if colour] + [tuple(utils.voc_palette()[IGNORE_LABEL].tolist())]
-        return {**dict.fromkeys(void, IGNORE_LABEL), **{colour: label for label, colour in enumerate(self.colours)}}
+        void = dict.fromkeys([(224, 224, 192), *(colour for _, colour in self.void if colour)], IGNORE_LABEL)
+        return {**void, **{colour: label for label, colour in enumerate(self.colours)}}
 
     @property
     def has_own_colours(self):
@@ -75,8 +74,8 @@ class ClassSet(NamedTuple):
 
 
 def make_class_set(names, colours=None, void=()):
-    """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour. Black is reserved for
-    the background: without one, class 0 gets VOC's second colour, and so on."""
+    """A ClassSet; `colours` is a list of (R, G, B), or None for a class that gets VOC's colour.
+    Black is reserved for the background: without one, class 0 gets VOC's second colour, and so on."""
     first = 0 if names[0] == 'background' else 1
     default = utils.voc_palette()[first:first + len(names)].tolist()
     colours = colours or [None] * len(names)
@@ -89,49 +88,46 @@ VOC = make_class_set((
 
 
 def read_classes(path):
-    """The ClassSet of a file of names in one of the forms above, without its comments; docs/data.md explains them.
-    UserError if it is missing or of another form, or a name or a colour occurs twice."""
+    """Reads a file of names in one of the forms above, without its comments; docs/data.md explains them.
+    Returns a ClassSet. UserError: the file is missing or of another form, or a name or a colour occurs twice."""
     try:
-        with utils.open_file(path, encoding='utf-8-sig') as file:
-            lines = [re.sub(r'^#.*|\s#\s.*', '', line.strip()).strip() for line in file.read(MAX_BYTES).splitlines()]
+        lines = utils.read_lines(path, 'name a text file with one class a line')
+        lines = [re.sub(r'^#.*|\s#\s.*', '', line).strip() for line in lines]
         return arrange_rows(find_rows([line for line in lines if line]))
-    except OSError as error:
-        raise UserError(f'--classes {path}: {error.strerror}; name a text file with one class a line') from error
-    except UnicodeDecodeError:
-        raise UserError(f'--classes {path}: is not UTF-8 text; name a text file with one class a line') from None
+    except UserError as error:
+        raise UserError(f'--classes {error}') from None
     except ValueError as error:
         raise UserError(f'--classes {path}: {error}') from None
 
 
 def find_rows(lines):
-    """The match of each line with the form of all; ValueError if there is none."""
+    """The named groups of each line's match with the form of all, list of dict; ValueError if there is none."""
     for form in TABLES:
-        rows = [form.fullmatch(line) for line in lines]
+        rows = [re.fullmatch(form, line) for line in lines]
         if len(rows) > 1 and all(rows[1:]):
-            return rows if rows[0] else rows[1:]
-    rows = [LIST.fullmatch(line) for line in lines]
+            return [row.groupdict() for row in rows if row]
+    rows = [re.fullmatch(LIST, line) for line in lines]
     for line, row in zip(lines, rows):
         if row is None:
             raise ValueError(f'{line[:80]!r} is not a class; give one a line, as NAME or NAME #rrggbb, in the order of '
                              "the masks' values, or a file of CVAT, labelme or Roboflow, or a table NAME,R,G,B")
         if not row['hex'] and re.search(r'\s#\S*$', row['name']):
             raise ValueError(f'{line[:80]!r} does not end in a colour; give six digits, such as #80a0ff')
-    return rows
+    return [row.groupdict() for row in rows]
 
 
 def arrange_rows(rows):
-    """The ClassSet of find_rows' matches; ValueError if values are missing. A row's value is its place, unless it names
-    one; rows of void are taken out."""
+    """The ClassSet of find_rows' result; ValueError if it is none. Without a value a row's place is its value."""
     void, found = [], []
-    for row in (row.groupdict() for row in rows):
+    for row in rows:
         name, place = ' '.join(row['name'].split()), len(found) + sum(value is not None for value, _ in void)
-        colour = ([int(level) for level in re.findall(r'\d+', row['rgb'])] if row.get('rgb') else
-                  bytes.fromhex(row['hex'][1:]) if row.get('hex') else None)
+        colour = (tuple(map(int, re.findall(r'\d+', row['rgb']))) if row.get('rgb') else
+                  tuple(bytes.fromhex(row['hex'][1:])) if row.get('hex') else None)
         if colour and max(colour) > 255:
             raise ValueError(f'{name} has the colour {row["rgb"]}; give numbers from 0 to 255')
         value = int(row.get('value') or place)
         if name.lower() in VOID_NAMES:  # labelme's value for __ignore__ is -1, stored as 255
-            void.append((value if 0 <= value < 255 and name != '__ignore__' else None, colour and tuple(colour)))
+            void.append((value if 0 <= value < 255 and name != '__ignore__' else None, colour))
         else:
             found.append((value, 'background' if name.lower().strip('_') == 'background' else name, colour))
     found.sort(key=lambda each: each[0])
@@ -152,22 +148,22 @@ def check_class_set(names, colours=None, void=()):
     class_set = make_class_set(names, colours, void)
     colours = (*class_set.colours, *(colour for _, colour in class_set.void if colour))
     for what, values in (('name', class_set.names), ('colour', colours)):
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
+        if twice := [value for value in values if values.count(value) > 1]:
             raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
-    void = tuple(utils.voc_palette()[IGNORE_LABEL].tolist())
-    if void in class_set.colours:
-        raise ValueError(f'the colour {void} is that of void; give another')
+    if (224, 224, 192) in class_set.colours:
+        raise ValueError('the colour (224, 224, 192) is that of void; give another')
     return class_set
 
 
 def describe_lack(class_set, pixels, needed):
-    """A line on masks with fewer than `needed` classes (pixels: ints by class), or '' if there are enough."""
+    """What is wrong with masks of fewer than `needed` classes, one line, '' if nothing is. `pixels`: ints by label."""
     present = [f'{name} ({label})' for label, (name, count) in enumerate(zip(class_set.names, pixels)) if count]
-    if len(present) >= needed:
-        return ''
-    return (f'the masks hold only {" and ".join([*present, "void (255)"])}; they must hold the values of at least two '
-            'classes: for two, 0 and 1 instead of 0 and 255, which is void')
+    return '' if len(present) >= needed else (
+        f'the masks hold only {" and ".join([*present, "void (255)"])}; they must hold the values of at least two '
+        'classes: for two, 0 and 1 instead of 0 and 255, which is void')
+
+
+# ------------------------------------------------------------------------------------------- as JSON, and in records
 
 
 def as_json(class_set):
@@ -191,11 +187,12 @@ def from_json(entries):
 
 
 def side_file(record):
+    """The path of a record's side file, str."""
     return f'{record}.json'
 
 
 def save_side_file(path, class_set, images, pixels):
-    """Writes `classes` (as_json), `images`, and `pixels`: of int64 [256] by label, those of each class and void."""
+    """Writes what a record holds: classes (as_json), `images`, int, and `pixels`, int64 [256] by label."""
     count = len(class_set.names)
     utils.save_json(path, {'classes': as_json(class_set), 'images': int(images),
                            'pixels': np.asarray(pixels)[[*range(count), IGNORE_LABEL]].tolist()})
@@ -222,20 +219,32 @@ def read_side_file(record):
 
 
 def of_record(record, classes_file=None):
-    """A record's ClassSet: its side file's, which --classes must equal; else that of --classes; else VOC's, noted."""
+    """The ClassSet of a record: that of its side file, else of --classes, else VOC's; UserError if the two differ."""
     wanted = read_classes(classes_file) if classes_file else None
     stored = read_side_file(record)
     if stored and wanted:
         check_same(wanted, f'--classes {classes_file}', stored['classes'], side_file(record))
-    if not (stored or wanted):
-        print(f"note: {side_file(record)} is missing, so the classes of {record} are assumed to be VOC's; if they are "
-              'not, copy that file too, or give --classes FILE', file=sys.stderr)
     return stored['classes'] if stored else wanted or VOC
 
 
+def name_record(record):
+    """A record for messages about its classes."""
+    path = side_file(record)
+    return record if os.path.exists(path) else f'{record}, without {path} (copy it as well, or give --classes FILE),'
+
+
+def describe(class_set, file, classes_file=None):
+    """One line: a ClassSet, and where its names come from: `file`, --classes, or VOC."""
+    source = file if os.path.exists(file) else f'--classes {classes_file}' if classes_file else (
+        f'VOC, because {file} is missing; --classes FILE names others')
+    names = class_set.names if len(class_set.names) < 6 else (*class_set.names[:3], '...', class_set.names[-1])
+    return f'classes: {len(class_set.names)} ({", ".join(names)}), from {source}'
+
+
 def of_run(settings, number_of_classes, checkpoint, classes_file=None):
-    """The ClassSet of a checkpoint: that of --classes, else that of its run's settings.json (dict, may be empty), else
-    VOC's. UserError if their names differ, or their number is not that of the checkpoint's variables."""
+    """The ClassSet of a checkpoint: that of --classes, which must have its run's names; else its run's; else VOC's.
+    settings: dict, the run's settings.json, or {}. number_of_classes: int, that of the checkpoint's variables.
+    UserError: names or number of classes differ."""
     wanted = read_classes(classes_file) if classes_file else None
     try:
         stored = from_json(settings['classes']) if settings.get('classes') else None
@@ -250,14 +259,6 @@ def of_run(settings, number_of_classes, checkpoint, classes_file=None):
                         + (f'--classes {classes_file} names {len(found.names)}' if wanted else
                            f'its run names {len(found.names)}' if stored else 'VOC 21; name them by --classes FILE'))
     return found
-
-
-def describe(class_set, file, classes_file=None):
-    """One line: a ClassSet, and where its names come from: `file`, --classes, or VOC."""
-    source = file if os.path.exists(file) else f'--classes {classes_file}' if classes_file else (
-        f'VOC, because {file} is missing; --classes FILE names others')
-    names = class_set.names if len(class_set.names) < 6 else (*class_set.names[:3], '...', class_set.names[-1])
-    return f'classes: {len(class_set.names)} ({", ".join(names)}), from {source}'
 
 
 def check_same(one, its_place, other, others_place):

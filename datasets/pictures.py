@@ -11,7 +11,6 @@ import contextlib
 import io
 import math
 import os
-import stat
 from typing import NamedTuple
 
 import cv2
@@ -60,23 +59,22 @@ class Mask(NamedTuple):
 
 
 def check_file(path, data_dirs, scale):
-    """Raises BadFileError unless a path is a file, not too large, and not a link that leads out of the data folders,
-    which may be links themselves. Such a link in a data set from elsewhere could have other files of this machine
-    copied into the records."""
+    """Raises BadFileError unless a path is a file, not too large, and no link that leads out of the data folders.
+    Such a link in a data set from elsewhere could have other files of this machine copied into the records. The data
+    folders, and the folders in them, may be links."""
     if os.path.islink(path):
-        real = os.path.realpath(path)
         roots = [os.path.join(os.path.realpath(root), '') for root in (*data_dirs, os.path.dirname(path))]
-        if not real.startswith(tuple(roots)):
+        if not os.path.realpath(path).startswith(tuple(roots)):
             raise BadFileError(f'{path}: is a link that leads out of the data folder; copy the file, or link the '
                                'complete folder', 'link')
     try:
-        status = os.stat(path)
+        size = os.stat(path).st_size
     except OSError as error:
         kind = 'missing' if isinstance(error, FileNotFoundError) else 'unreadable'
         raise BadFileError(f'{path}: {error.strerror}', kind) from error
-    if not stat.S_ISREG(status.st_mode):
+    if not os.path.isfile(path):
         raise BadFileError(f'{path}: is not a file')
-    if status.st_size > (MAX_FILE_BYTES if scale == 1 else psutil.virtual_memory().available):
+    if size > (MAX_FILE_BYTES if scale == 1 else psutil.virtual_memory().available):
         raise BadFileError(f'{path}: is larger than {MAX_FILE_BYTES >> 20} MB', 'too large')
 
 
@@ -87,7 +85,7 @@ def open_picture(file, formats=None):
 
 
 def check_memory(picture):
-    """Raises ValueError if memory does not suffice to decode a picture of Pillow's."""
+    """Raises ValueError, whose message is one line, if memory does not suffice to decode a picture of Pillow's."""
     needed, free = picture.width * picture.height * BYTES_PER_PIXEL, psutil.virtual_memory().available
     if needed > free:
         raise ValueError(f'{picture.width} x {picture.height} pixels need {needed >> 20:,} MB of memory, and '
@@ -95,7 +93,7 @@ def check_memory(picture):
 
 
 def read_picture(path, scale, coarse=False):
-    """Reads and decodes an image or a mask in full, as ImageFile; see read_image."""
+    """Reads and decodes an image or a mask to its last byte, as ImageFile; see read_image."""
     kind = FORMATS[os.path.splitext(path)[1].lower()]
     try:
         with open(path, 'rb') as file:
@@ -109,8 +107,8 @@ def read_picture(path, scale, coarse=False):
         if kind == 'PNG':
             picture.verify()  # the checksums, which load() ignores
             picture = open_picture(io.BytesIO(data), [kind])
-        orientation = 1  # upright, also where EXIF is damaged
-        with contextlib.suppress(Exception):
+        orientation = 1
+        with contextlib.suppress(Exception):  # damaged EXIF
             orientation = int(picture.getexif().get(ORIENTATION, 1))
         if coarse and orientation == 1:
             picture.draft(None, (1, 1))
@@ -125,7 +123,7 @@ def read_picture(path, scale, coarse=False):
 
 
 def identify(data):
-    """What a file is that is not of the format that its ending stands for, a line for messages."""
+    """What a file is that is not of the format that its name's ending stands for, for messages."""
     kind = 'HEIC' if data[4:8] == b'ftyp' else 'text' if data and data[:512].isascii() else ''
     with contextlib.suppress(Exception):
         kind = open_picture(io.BytesIO(data)).format
@@ -133,13 +131,16 @@ def identify(data):
 
 
 def describe_error(error):
+    """An exception's reason as one line."""
     return ' '.join(str(getattr(error, 'strerror', None) or error or type(error).__name__).split())
 
 
 def read_image(path, scale):
-    """Reads an image as ImageFile; BadFileError if it is missing, too large, damaged, or not what its ending says.
-    At scale 1, a JPEG's `picture` may have an eighth of its size: enough to check every byte. PNGs of 16 bits a channel
-    or with transparent pixels are refused: TensorFlow reads only the upper 8 bits, and shows what is hidden."""
+    """Reads an image, of the format that its name's ending stands for.
+    A PNG of 16 bits a channel is refused because TensorFlow reads only the upper 8 bits; one with transparent pixels
+    because TensorFlow shows what they hide.
+    `scale`: float, by which it will be scaled; if it is 1, a JPEG's picture may be decoded at an eighth of its size.
+    Returns an ImageFile. BadFileError: the file is missing, of another format, too large, truncated or damaged."""
     if os.path.splitext(path)[1].lower() not in FORMATS:
         raise BadFileError(f'{path}: is neither JPEG nor PNG by its ending; save it as one of them', 'kind of image')
     image = read_picture(path, scale, coarse=scale == 1)
@@ -159,8 +160,8 @@ def turn_upright(image):
 
 
 def encode_image(image, scale):
-    """An ImageFile as bytes, and b'jpeg' or b'png': its file's own, unless they must be changed. Scaling averages
-    areas, which loses no thin line. New JPEGs have quality 95 and chroma at full size (4:4:4)."""
+    """An ImageFile as the bytes of a JPEG or PNG and b'jpeg' or b'png': its file's own, unless they must be changed.
+    Scaling averages areas, which loses no thin line. New JPEGs have quality 95 and chroma at full size (4:4:4)."""
     if scale == 1 and image.data:
         return image.data, image.format
     pixels = np.asarray(image.picture.convert('RGB'))
@@ -173,9 +174,9 @@ def encode_image(image, scale):
 
 
 def read_mask(path, class_set, scale):
-    """Reads a mask, which will be scaled by `scale`, from a PNG, a BMP or a .mat of SBD.
-    Values of palette and grey pictures are class indices; colours are looked up in the class set. BadFileError if the
-    file cannot be used, or a value or a colour is not a class."""
+    """Reads a mask: values of palette and grey PNGs are class indices; colours are looked up in the class set.
+    `path`: a PNG, or a MATLAB file of SBD if it ends in .mat. `class_set`: classes.ClassSet. `scale`: see read_image.
+    Returns a Mask. BadFileError: the file cannot be used, or has a colour or a value that is not a class."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in MASK_ENDINGS:
         raise BadFileError(f'{path}: a mask must be a PNG; save it anew, not from a JPEG, which has other values',
@@ -188,16 +189,17 @@ def read_mask(path, class_set, scale):
         return Mask(look_up_colours(pixels[:, :, :3], path, class_set), 'colour')
     if mode not in ('P', 'L', '1', 'I', 'I;16'):
         raise BadFileError(f'{path}: a mask of mode {mode}; save it with a palette, in grey or in RGB', 'kind of mask')
-    values = pixels // STRETCH.get(mask.raw_mode, 1)
-    in_order = class_set.label_of_value
-    table = order_palette(mask.picture.getpalette('RGB'), values, path, class_set) if mode == 'P' else in_order
-    oddity = '' if table is in_order or (table == in_order).all() else (
+    values, table = pixels // STRETCH.get(mask.raw_mode, 1), class_set.label_of_value
+    if mode != 'P':
+        return Mask(look_up_values(values, path, table), 'grey')
+    by_palette = order_palette(mask.picture.getpalette('RGB'), values, path, class_set)
+    oddity = '' if (by_palette == table).all() else (
         "its palette has the classes' colours in an order of its own; the colours count, not the values")
-    return Mask(look_up_values(values, path, table), 'palette' if mode == 'P' else 'grey', oddity)
+    return Mask(look_up_values(values, path, by_palette), 'palette', oddity)
 
 
 def read_sbd_mask(path):
-    """GTcls.Segmentation in a MATLAB file, uint8 [H, W]; BadFileError if there is none."""
+    """The field Segmentation of the struct GTcls in a MATLAB file, uint8 [H, W]; BadFileError if there is none."""
     try:
         labels = scipy.io.loadmat(path, variable_names=['GTcls'])['GTcls']['Segmentation'][0, 0]
         if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
@@ -219,47 +221,42 @@ def look_up_values(values, path, table):
 
 
 def order_palette(palette, values, path, class_set):
-    """The labels of a palette mask's values, uint8 [256]: by colour if all that occur are the class set's.
-    A mask with VOC's palette, for classes that have VOC's colours only by default, is one from a tool that gives it to
-    any classes. BadFileError if some colours that occur are of other classes than their values, and some of none."""
+    """The labels of a palette mask's values, uint8 [256]: by their colours if all that occur are the class set's.
+    Where a class set has VOC's colours only by default, a mask with VOC's palette is one from a tool that gives it to
+    any classes. BadFileError: some colours that occur are of other classes than their values, some of none."""
     table, meant = class_set.label_of_value, class_set.label_of_colour
-    used = np.flatnonzero(np.bincount(values.ravel())).tolist()
-    used = [value for value in used if value != IGNORE_LABEL]
+    used = [value for value in np.flatnonzero(np.bincount(values.ravel())).tolist() if value != IGNORE_LABEL]
     shown = [tuple(palette[3 * value:3 * value + 3]) for value in used]
     vocs = shown == list(map(tuple, utils.voc_palette()[used].tolist()))
     labels = [meant.get(colour) for colour in shown]
-    if labels == table[used].tolist() or vocs and not class_set.has_own_colours:
+    if vocs and not class_set.has_own_colours:
         return table
     if None not in labels:
         table[used] = labels
-        return table
-    wrong = [value for value, label in zip(used, labels) if label not in (None, table[value])]
-    if wrong and class_set.has_own_colours and not vocs:
-        raise BadFileError(f"{path}: its palette has the classes' colours in another order, as for value {wrong[0]}, "
-                           f'and {shown[labels.index(None)]}, which is no class; save it in colour or in grey',
+    elif class_set.has_own_colours and not vocs and any(
+            label not in (None, table[value]) for value, label in zip(used, labels)):
+        raise BadFileError(f"{path}: its palette has the classes' colours in another order, and "
+                           f'{shown[labels.index(None)]}, which is no class; save it in colour or in grey',
                            'odd palette')
     return table
 
 
 def look_up_colours(colours, path, class_set):
     """Labels of uint8 RGB [H, W, 3] in a class set; BadFileError if a colour is not in it."""
-    packed = pack_colours(colours)
+    shifts = np.array([1 << 16, 1 << 8, 1], np.int32)
+    packed = colours.astype(np.int32) @ shifts
     labels = np.full(packed.shape, NO_CLASS, np.uint8)
     for colour, label in class_set.label_of_colour.items():
-        labels[packed == pack_colours(np.array(colour))] = label
+        labels[packed == colour @ shifts] = label
     if (labels == NO_CLASS).any():
-        colour = tuple(colours[labels == NO_CLASS][0].tolist())
         colour_map = 'VOC colour map' if class_set == VOC else 'colour map of --classes'
+        colour = tuple(colours[labels == NO_CLASS][0].tolist())
         raise BadFileError(f'{path}: colour {colour} is not in the {colour_map}', 'unknown colour')
     return labels
 
 
-def pack_colours(colours):
-    """uint8 RGB [..., 3] to one int32 [...] for each colour."""
-    return colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-
-
 def encode_label(labels):
+    """uint8 [H, W] as the bytes of a grey PNG."""
     return cv2.imencode('.png', labels, PNG_OPTIONS)[1].tobytes()
 
 

@@ -2,7 +2,7 @@
 
 One `tf.train.Example` for each image:
 
-    image/encoded       bytes of a JPEG or PNG file, the image's own unless it was scaled
+    image/encoded       bytes of a JPEG or PNG file, the image's own unless it was changed
     image/label         PNG bytes, one channel, uint8 class index, 255 kept
     image/height, image/width   int64, pixels
     image/filename      bytes, the image's id in its list
@@ -26,20 +26,15 @@ from datasets import classes, pictures
 from utils import UserError, open_file
 
 # What is read of an example.
-FEATURES = {
-    'image/encoded': tf.FixedLenFeature([], tf.string),
-    'image/label': tf.FixedLenFeature([], tf.string),
-    'image/height': tf.FixedLenFeature([], tf.int64),
-    'image/width': tf.FixedLenFeature([], tf.int64),
-    'image/filename': tf.FixedLenFeature([], tf.string),
-}
+FEATURES = {f'image/{name}': tf.FixedLenFeature([], kind) for name, kind in (
+    ('encoded', tf.string), ('label', tf.string), ('height', tf.int64), ('width', tf.int64), ('filename', tf.string))}
 BYTES_PER_PIXEL = 700  # of an image that the network sees at full size: two float32 maps of 64 channels, and the scores
 FRAME = 16  # bytes around each example: its length and two checksums
 CURE = 'write it with convert_fcn_dataset.py'
 
 
 def make_example(filename, image_bytes, label_png_bytes, height, width, image_format=b'jpeg'):
-    """One image and its label as a serialised `tf.train.Example` of the schema above, always the same bytes."""
+    """One image and its label as a serialised `tf.train.Example` of the schema above, bytes; int, else bytes, in."""
     values = {'encoded': image_bytes, 'filename': filename, 'format': image_format, 'height': height,
               'label': label_png_bytes, 'label_format': b'png', 'width': width}
     example = tf.train.Example()
@@ -56,26 +51,21 @@ def open_writer(path):
         with tf.io.TFRecordWriter(path) as writer:
             yield writer
     except tf.errors.OpError as error:
-        reason = error.message.split('; ')[-1]  # of `path; reason`
-        raise OSError(errno.EIO, reason, path) from error
+        raise OSError(errno.EIO, error.message.split('; ')[-1], path) from error  # of `path; reason`
 
 
 def count_examples(record, whole=False):
-    """Checks each example of a record as far as is possible without decoding; returns their number.
-    `whole`: the network will see the images at full size, for which memory must suffice. UserError if the file is
-    missing, empty, damaged or not a TFRecord file, or an example is not of the schema, has pictures of another size
-    than it says, or is too large."""
-    max_pixels = pictures.MAX_PIXELS
-    if whole:
-        max_pixels = min(max_pixels, psutil.virtual_memory().total // BYTES_PER_PIXEL)
+    """Reads a record once and checks every example as far as that is possible without decoding its pictures.
+    `whole`: bool, whether the network will see the images at full size, for which this machine's memory must suffice.
+    Returns the number of examples, int, at least 1. UserError: the file is missing, empty, damaged, cut off or not a
+    TFRecord file, or an example is not of the schema, has pictures of another size than it says, or is too large."""
+    max_pixels = min(pictures.MAX_PIXELS, psutil.virtual_memory().total // BYTES_PER_PIXEL if whole else 2 ** 63)
     count = size = 0
     try:
         with open_file(record):  # its errors are the clearer ones, and TensorFlow would wait for a pipe
             for serialized in tf.io.tf_record_iterator(record):
                 check_example(serialized, max_pixels)
                 count, size = count + 1, size + len(serialized) + FRAME
-        if size != os.path.getsize(record):  # TensorFlow ends silently in the length of an example
-            raise UserError(f'{record}: is cut off after example {count}; {CURE}')
     except FileNotFoundError:
         raise UserError(f'{record}: no such file; {CURE}') from None
     except OSError as error:
@@ -84,6 +74,8 @@ def count_examples(record, whole=False):
         raise UserError(f'{record}: not a TFRecord file, or damaged after example {count}; {CURE}') from None
     except ValueError as error:
         raise UserError(f'{record}: example {count}: {error}; {CURE}') from None
+    if size != os.path.getsize(record):  # TensorFlow ends silently within the length of an example
+        raise UserError(f'{record}: is cut off after example {count}; {CURE}')
     if count == 0:
         raise UserError(f'{record}: holds no example; {CURE}')
     stored = classes.read_side_file(record)
@@ -114,7 +106,7 @@ def check_example(serialized, max_pixels):
 
 
 def check_sizes(values, max_pixels):
-    """Raises ValueError unless the sizes of an example, dict by feature, and its pictures agree."""
+    """Raises ValueError unless image, label, height and width of an example, dict by feature, agree."""
     height, width = values['image/height'], values['image/width']
     if height < 1 or width < 1:
         raise ValueError(f'is {width} x {height} pixels by its image/width and image/height')
@@ -123,19 +115,18 @@ def check_sizes(values, max_pixels):
         raise ValueError(f'{width} x {height} pixels are more than the {max_pixels // 10 ** 6} million that {limit}; '
                          'scale the image down')
     for name, formats in (('image/encoded', ['JPEG', 'PNG']), ('image/label', ['PNG'])):
-        size = None
-        with contextlib.suppress(Exception):  # Pillow raises nearly anything on damaged bytes
+        try:
             with pictures.open_picture(io.BytesIO(values[name]), formats) as picture:
                 size = picture.size
-        if size is None:
-            raise ValueError(f'its {name} is not a readable {" or ".join(formats)}')
+        except Exception:  # Pillow raises nearly anything on damaged bytes
+            raise ValueError(f'its {name} is not a readable {" or ".join(formats)}') from None
         if size != (width, height):
             raise ValueError(f'its {name} is {size[0]} x {size[1]} pixels, by image/width and image/height it is '
                              f'{width} x {height}')
 
 
 def fingerprint(record):
-    """What distinguishes a record, in the default graph: two int64 scalars, the number of its examples and a hash."""
+    """What distinguishes a record from others, in the default graph: number of examples and a hash, int64 scalars."""
     def add(found, serialized):
         count, mark = found
         return count + 1, mark * 31 + tf.strings.to_hash_bucket_fast(serialized, 2 ** 31)

@@ -26,7 +26,8 @@ OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'.*[/\\].*[\s,;].*[/\\].*', 'two paths; give the file name of the image alone, without folder and ending'),
     (r'.*[/\\].*', 'a path; give the file name alone, without folder and ending'),
     (r'.*\.(?i:jpe?g|png|bmp|mat)', 'a file name with its ending; remove the ending'),
-    (r'.*[\s,;].*', 'more than one word; give the id alone'))
+    (r'.*[\s,;].*', 'more than one word; give the id alone'),
+    (r'.*', 'no name of a file; give the file name alone, without folder and ending'))
 
 
 class Finding(NamedTuple):
@@ -41,8 +42,8 @@ class Split(NamedTuple):
     list_path: str  # text file, one id a line
     image_dir: str
     label_dir: str
-    images: dict  # of id to list of paths
-    masks: dict  # the same
+    images: dict  # of id to list of paths, as list_files
+    masks: dict
     sbd_dir: str | None = None
 
     @property
@@ -91,12 +92,13 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
 
 
 def check_folder(path, message):
+    """Raises UserError unless `path` is a folder."""
     if not os.path.isdir(path):
         raise utils.UserError(message)
 
 
 def list_files(folder, endings):
-    """The files of a folder with one of the endings, in any case: dict of name without ending to paths."""
+    """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
     found = collections.defaultdict(list)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         stem, ending = os.path.splitext(name)
@@ -106,19 +108,18 @@ def list_files(folder, endings):
 
 
 def read_lists(splits):
-    """The Lists of train and val; if SBD takes part, the ids of its two lists join train, except those of val. Prints
-    what SBD adds, and that val is train. UserError if a list is missing, empty or not text."""
+    """Reads the lists of train and val and, if SBD takes part, its two lists, whose ids join train, as Lists.
+    SBD's images of val are left out. What SBD adds is printed, and whether one list is that of both splits. UserError:
+    a list is missing, empty or not text."""
     train, val = splits
-    sources = [(split.list_path, f'name another list by --{split.role}_split, or mend --data_dir') for split in splits]
-    if train.sbd_dir:
-        sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name the folder benchmark_RELEASE/dataset of SBD by '
-                                                                 '--sbd_dir') for role in ROLES]
-    lines = [read_lines(*source) for source in sources]
-    faults, ids = [], []
-    for (path, _), of_list in zip(sources, lines):
-        found, of_path = find_ids(path, of_list, train.images)
-        ids.append(found)
-        faults += of_path
+    cures = ', or mend --data_dir', '; --val_split train scores on the images trained on'
+    sources = [(split.list_path, f'name a list of one image id a line by --{split.role}_split{cure}')
+               for split, cure in zip(splits, cures)]
+    sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name the folder benchmark_RELEASE/dataset of SBD by '
+                                                             '--sbd_dir') for role in ROLES if train.sbd_dir]
+    lines = [utils.read_lines(*source) for source in sources]
+    ids, faults = zip(*(find_ids(path, of_list, train.images) for (path, _), of_list in zip(sources, lines)))
+    faults = sum(faults, [])
     if train.list_path == val.list_path:
         print(f'note: {val.list_path} is the list of both train and val: scores are those on images trained on')
     else:
@@ -128,43 +129,27 @@ def read_lists(splits):
 
 
 def read_ids(list_path, cure):
-    """The ids of a list in its order, list of str; UserError, with `cure` for a missing list, if it is empty, not text,
-    or has an unusable or a repeated id."""
-    ids, faults = find_ids(list_path, read_lines(list_path, cure))
+    """The ids of one list, list of str; UserError if it cannot be read (`cure` is what to do then), or has a fault."""
+    ids, faults = find_ids(list_path, utils.read_lines(list_path, cure))
     for fault in faults:
         raise utils.UserError(fault.message)
     return ids
 
 
-def read_lines(list_path, cure):
-    """The lines of a list that are not empty, list of str; UserError as of read_ids."""
-    try:
-        with utils.open_file(list_path, encoding='utf-8-sig') as file:  # some editors begin with a byte order mark
-            lines = [line.strip() for line in file if line.strip()]
-    except OSError as error:
-        raise utils.UserError(f'{list_path}: {error.strerror}: {cure}') from error
-    except UnicodeDecodeError as error:
-        raise utils.UserError(f'{list_path} is not UTF-8 text: it must hold one image id a line') from error
-    if not lines:
-        raise utils.UserError(f'{list_path} is empty: it must hold one image id a line; to score on the images trained '
-                              'on, give --val_split train')
-    return lines
-
-
 def find_ids(list_path, lines, images=None):
-    """The ids in the lines of a list, each once, and Findings on lines that are not ids, and on repeated ids. A line
-    that looks as if it held more than an id is one if `images`, a dict by id, has it."""
+    """The ids in the lines of a list, list of str, and its faults, list of Finding: other lines, and repeated ids.
+    A line that may be an id, but looks as if it held more than that, is one if `images`, a dict by id, has it."""
     ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
-        form = next((what for form, what in OTHER_LINES if re.fullmatch(form, line)), None)
-        if not is_id(line) or form and images is not None and line not in images:
-            others[form or 'no name of a file; give the file name alone, without folder and ending'].append(line)
-        else:
+        form = next(number for number, (form, _) in enumerate(OTHER_LINES) if re.fullmatch(form, line, re.DOTALL))
+        is_plain = images is None or line in images or form == len(OTHER_LINES) - 1
+        if is_id(line) and is_plain:
             ids[line] += 1
+        else:
+            others[OTHER_LINES[form][1]].append(line)
     faults = [Finding('not an id', f'{list_path}: {found[0][:80]!r} is not an id, but {what} ({len(found)} such lines)')
               for what, found in others.items()]
-    repeated = [image_id for image_id, times in ids.items() if times > 1]
-    if repeated:
+    if repeated := [image_id for image_id, times in ids.items() if times > 1]:
         faults.append(Finding('repeated id', f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
                                              f'({len(repeated)} in all)'))
     return list(ids), faults
@@ -185,19 +170,18 @@ def find_overlap(splits, train_ids, val_ids):
 
 
 def add_sbd(train_ids, val_ids, sbd_ids):
-    """The ids of SBD that are neither in VOC's train nor in its val list; prints their number."""
-    known, in_val = {*train_ids, *val_ids}, set(val_ids)
-    candidates = list(dict.fromkeys(sbd_ids))
+    """The ids of SBD, list of str, that are neither in VOC's train nor in its val list; prints their number."""
+    known, candidates = {*train_ids, *val_ids}, list(dict.fromkeys(sbd_ids))
     added = [image_id for image_id in candidates if image_id not in known]
-    left_out = len(candidates) - len(added)
-    left_out_val = len(in_val.intersection(candidates))
+    left_out, left_out_val = len(candidates) - len(added), len(set(val_ids).intersection(candidates))
     print(f'train: {len(train_ids):,} of VOC + {len(added):,} of SBD ({left_out:,} left out: {left_out_val:,} in val, '
           f'{left_out - left_out_val:,} in train)')
     return added
 
 
 def read_pair(split, image_id, class_set, scale):
-    """Reads an image, turned as viewers show it, and its mask, and checks both as if scaled by `scale`."""
+    """Reads an image and its mask as a Pair, turns the image as viewers show it, and checks them.
+    `class_set`: classes.ClassSet. `scale`: float, by which they will be scaled."""
     image_path, image, faults = read_file(split, split.images, split.image_dir, image_id, scale,
                                           lambda path: pictures.read_image(path, scale))
     label_path, mask, mask_faults = read_file(split, split.masks, split.label_dir, image_id, scale,
@@ -211,18 +195,17 @@ def read_pair(split, image_id, class_set, scale):
         sizes = '{} x {} pixels, its image {} x {}'.format(*mask.labels.shape[::-1], *image.size)
         turned = f', turned by its EXIF orientation {image.orientation}' if image.orientation > 1 else ''
         faults.append(Finding('size mismatch', f'{label_path}: is {sizes}{turned}'))
-    if image:
-        width, height = pictures.scaled_size(image.size, scale)
-        if min(width, height) < SMALL_SIDE <= min(image.size):  # an image that was small before is not --scale's fault
-            faults.append(Finding('too small', f'--scale {scale:g}: makes {image_path} {width} x {height} pixels, and '
-                                               f'fewer than {SMALL_SIDE} on a side are one to the network; take a '
-                                               'larger one'))
+    width, height = pictures.scaled_size(image.size, scale) if image else (0, 0)
+    if image and min(width, height) < SMALL_SIDE <= min(image.size):  # else --scale is not the cause
+        faults.append(Finding('too small', f'--scale {scale:g}: makes {image_path} {width} x {height} pixels, and '
+                                           f'fewer than {SMALL_SIDE} on a side are one to the network; take a larger '
+                                           'one'))
     return Pair(image_path, image, mask, faults, notes)
 
 
 def read_file(split, files, folder, image_id, scale, read):
-    """Reads an image or a mask by `read`, function of a path. Returns its path, in `folder` if `files`, dict by id,
-    lacks it; the result, or None; and a list of Finding."""
+    """Reads an image or a mask by `read`, function of a path, that `files`, dict by id, has, or else `folder`.
+    Returns its path; the result, None if it cannot be used; list of Finding."""
     found = files.get(image_id) or [path for ending in photos.IMAGE_ENDINGS
                                     if os.path.lexists(path := os.path.join(folder, image_id + ending))]
     path = found[0] if found else os.path.join(folder, image_id + ('.jpg' if folder == split.image_dir else '.png'))
@@ -236,7 +219,7 @@ def read_file(split, files, folder, image_id, scale, read):
 
 
 def turn_image(path, image, mask):
-    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; and a Finding."""
+    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; returns it, and a Finding."""
     upright, by_exif = pictures.turn_upright(image), f'by its EXIF orientation {image.orientation}'
     if mask and mask.labels.shape[::-1] == image.size != upright.size:
         return image, Finding('stored image', f'{path}: is used as it is stored, because its mask has that size; '
@@ -245,7 +228,8 @@ def turn_image(path, image, mask):
 
 
 def list_findings(findings, title, shown):
-    """Yields lines for the terminal: of each kind of Finding the first `shown`, and how many there are."""
+    """Yields the lines for the terminal: of each kind of Finding the first `shown`, and how many there are.
+    `title` ('fault', 'note') and the kind begin each line; without a title these are the messages alone."""
     by_kind = collections.defaultdict(list)
     for finding in findings:
         by_kind[finding.kind].append(finding.message)
@@ -256,8 +240,9 @@ def list_findings(findings, title, shown):
 
 
 def map_in_order(function, items, num_workers):
-    """Yields function(item) in the order of the items, computed by threads: Pillow and zlib release the interpreter.
-    At most 3 * num_workers results are held, so that memory does not grow with the data set."""
+    """Yields function(item) in the order of the items, computed by threads a few items ahead.
+    Threads suffice because Pillow and zlib release the interpreter while they work. At most 3 * num_workers results
+    are held, so that memory does not grow with the data set."""
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
         ahead = collections.deque()
         for item in items:

@@ -168,9 +168,8 @@ def describe(checkpoint, class_set, classes_file=None):
 def find_common_classes(checkpoint, record, classes_file=None):
     """The classes.ClassSet of a checkpoint and a record, paths; UserError if their classes differ.
     classes_file is --classes or None, for a checkpoint or a record that does not name its classes."""
-    class_set, side_file = find_classes(checkpoint, classes_file), classes.side_file(record)
-    place = record if os.path.exists(side_file) else f'{record}, without {side_file},'
-    classes.check_same(classes.of_record(record, classes_file), place, class_set, checkpoint)
+    class_set = find_classes(checkpoint, classes_file)
+    classes.check_same(classes.of_record(record, classes_file), classes.name_record(record), class_set, checkpoint)
     return class_set
 
 

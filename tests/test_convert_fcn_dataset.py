@@ -629,7 +629,7 @@ def test_split_file_may_have_blank_lines_windows_line_ends_and_a_byte_order_mark
 
 def test_split_file_that_is_no_text_is_refused(voc):
     (voc / 'ImageSets' / 'Segmentation' / 'train.txt').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(UserError, match='train.txt is not UTF-8 text'):
+    with pytest.raises(UserError, match='train.txt: is not UTF-8 text; name a list'):
         run(voc)
 
 
@@ -637,7 +637,7 @@ def test_split_file_that_is_a_pipe_is_refused(voc):
     path = voc / 'ImageSets' / 'Segmentation' / 'train.txt'
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match='train.txt: is not a file: name another list by --train_split'):
+    with pytest.raises(UserError, match='train.txt: is not a file; name a list of one image id a line by --train_split'):
         run(voc)
 
 

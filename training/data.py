@@ -23,7 +23,8 @@ def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_
     num_examples = count_examples(dataset_train, whole=complete_images)
     num_val_examples = count_examples(dataset_val, whole=True)
     class_set = classes.of_record(dataset_train, classes_file)
-    classes.check_same(class_set, dataset_train, classes.of_record(dataset_val, classes_file), dataset_val)
+    val_classes = classes.of_record(dataset_val, classes_file)
+    classes.check_same(class_set, classes.name_record(dataset_train), val_classes, classes.name_record(dataset_val))
     counted, weights = classes.read_side_file(dataset_train), None
     if counted and (lack := classes.describe_lack(class_set, counted['pixels'][:-1], needed=2)):
         raise UserError(f'{dataset_train}: {lack}')

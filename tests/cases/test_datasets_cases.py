@@ -2,6 +2,8 @@
 import io
 import os
 import random
+import re
+import shutil
 import struct
 import threading
 import zlib
@@ -16,7 +18,8 @@ import convert_fcn_dataset as convert
 import train
 import utils
 from datasets import batches, classes, photos, pictures, records, voc
-from inference.weights import find_checkpoint
+from inference.weights import find_checkpoint, find_common_classes
+from training.data import read_data
 from utils import UserError
 
 PALETTE = utils.voc_palette()
@@ -391,7 +394,7 @@ def test_d6_a_palette_that_mixes_classes_and_other_colours_is_a_fault(folder, ca
     palette[3] = 1, 2, 3
     save_mask(mask_of(folder, 'b'), draw(48, 64, 3, (0, 1, 2, 3))[1], palette)
     assert fails(folder).startswith('1 of 4 images')
-    assert "b.png: its palette has the classes' colours in another order, as for value 0, and (1, 2, 3), which is" in (
+    assert "b.png: its palette has the classes' colours in another order, and (1, 2, 3), which is no class" in (
         capfd.readouterr().err)
 
 
@@ -469,17 +472,30 @@ def test_d7_a_jpeg_as_mask_is_named(folder, capfd):
 # ------------------------------------------------------------------------------------------- D8, and lost parts
 
 
-def test_d8_a_record_without_its_side_file_is_said(folder, capfd):
+def test_d8_a_record_without_its_side_file_is_said(folder, tmp_path, capfd):
+    """Training prints one line on the classes before its first step, which damaged parameters of the CRF prevent."""
     run(folder)
-    record = str(folder.parent / 'out' / RECORDS[0])
+    train_record, val_record = (str(folder.parent / 'out' / name) for name in RECORDS)
+    os.remove(train_record + '.json')
+    os.remove(val_record + '.json')
+    (tmp_path / 'parameters.json').write_text('{}')
     capfd.readouterr()
-    assert classes.of_record(record) == classes.VOC and capfd.readouterr().err == ''
-    os.remove(record + '.json')
-    assert classes.of_record(record) == classes.VOC
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1 and record in lines[0] and '--classes' in lines[0] and "VOC's" in lines[0]
-    assert classes.of_record(record, write_classes(folder, 'a\nb')).names == ('a', 'b')
-    assert capfd.readouterr().err == ''
+    with pytest.raises(UserError):
+        train.main(['--dataset_train', train_record, '--dataset_val', val_record, '--output_dir', str(tmp_path / 'run'),
+                    '--crf_params', str(tmp_path / 'parameters.json')])
+    assert [line for line in capfd.readouterr().out.splitlines() if line.startswith('classes')] == [
+        f'classes: 21 (background, aeroplane, bicycle, ..., tvmonitor), from VOC, because {train_record}.json is '
+        'missing; --classes FILE names others']
+    assert classes.of_record(train_record, write_classes(folder, 'a\nb')).names == ('a', 'b')
+
+
+def test_d8_where_the_classes_differ_the_missing_side_file_is_named(camvid_record, camvid_run, tmp_path):
+    lone = str(shutil.copy(camvid_record, tmp_path / 'lone.record'))
+    said = f'{lone}, without {lone}.json (copy it as well, or give --classes FILE), has 21 classes'
+    with pytest.raises(UserError, match=re.escape(said)):
+        find_common_classes(find_checkpoint(str(camvid_run)), lone)
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_data(camvid_record, lone, None, 'none', False)
 
 
 @pytest.mark.parametrize('rest', [0, 1, 7, 8, 11, 12, 15])
@@ -660,6 +676,6 @@ def test_d14_one_image_alone_is_converted_if_its_list_is_named_twice(folder, cap
 
 def test_d14_an_empty_val_list_names_the_way(folder):
     write_list(folder, 'val', [])
-    assert 'val.txt is empty' in (message := fails(folder)) and '--val_split train' in message
+    assert 'val.txt: is empty' in (message := fails(folder)) and '--val_split train' in message
     write_list(folder, 'val', 'a')
     assert 'a is in both' in fails(folder)

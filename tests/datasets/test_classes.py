@@ -37,7 +37,7 @@ def test_a_line_may_end_in_a_colour(tmp_path):
 
 
 @pytest.mark.parametrize('content, message', [
-    ('', 'holds 0 classes beside void; give 2 to 254'),
+    ('', 'is empty; name a text file'), ('# none', 'holds 0 classes beside void; give 2 to 254'),
     ('road', 'holds 1 classes'), ('road\nvoid', 'holds 1 classes'),
     ('\n'.join(map(str, range(255))), 'holds 255 classes'),
     ('sky\ntree\nsky', 'the name sky stands for two classes'), ('sky #010203\ntree #010203', r'the colour \(1, 2, 3\)'),
