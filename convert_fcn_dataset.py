@@ -107,7 +107,8 @@ def convert_split(split, ids, record_path, class_set, scale, num_workers):
     images, counted, all_faults, all_notes = 0, np.zeros(256, np.int64), [], []
     results = voc.map_in_order(lambda image_id: convert_pair(split, image_id, class_set, scale), ids, num_workers)
     with records.open_writer(record_path) as writer:
-        for example, pixels, faults, notes in tqdm(results, desc=f'fcn_{split.role}.record', total=len(ids), unit='image'):
+        bar = tqdm(results, desc=f'fcn_{split.role}.record', total=len(ids), unit='image')
+        for example, pixels, faults, notes in bar:
             if example:
                 writer.write(example)
                 images += 1

@@ -637,7 +637,7 @@ def test_split_file_that_is_a_pipe_is_refused(voc):
     path = voc / 'ImageSets' / 'Segmentation' / 'train.txt'
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match='train.txt: is not a file; name a list of one image id a line by --train_split'):
+    with pytest.raises(UserError, match='train.txt: is not a file; name a list of one image id a line by --train'):
         run(voc)
 
 
