@@ -33,13 +33,8 @@ LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
 class Parameters(NamedTuple):
-    """The parameters of the inference.
-
-    iterations: int, mean-field iterations.
-    gaussian_xy, gaussian_compat: standard deviation, in pixels, and weight of the smoothness kernel.
-    bilateral_xy, bilateral_rgb, bilateral_compat: standard deviations, in pixels and in colour levels (0..255), and
-        weight of the appearance kernel.
-    """
+    """The parameters of the inference. `_xy` are standard deviations in pixels, `_rgb` one in colour levels (0..255),
+    `_compat` weights: `gaussian_` of the smoothness kernel, `bilateral_` of the appearance kernel."""
     iterations: int = 5
     gaussian_xy: float = 10
     gaussian_compat: float = 3
@@ -173,20 +168,9 @@ def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
 
 
 def refine_in(pool, predictions, limit, parameters=DEFAULTS):
-    """Refines predictions in the processes of a pool.
-
-    Args:
-        pool: see start_processes.
-        predictions: iterator of (example, probabilities), see predictor.predict_record.
-        limit: int, the most images in memory at a time.
-        parameters: Parameters.
-
-    Yields:
-        (example, {'plain': uint8 [H, W], 'crf': uint8 [H, W]}) in the order of `predictions`.
-
-    Raises:
-        UserError: a process was killed.
-    """
+    """Refines predictions in the processes of a pool, with at most `limit` images in memory at a time.
+    Takes pairs of an example and its probabilities, see predictor.predict_record. Yields, in the same order, (example,
+    {'plain': uint8 [H, W], 'crf': uint8 [H, W]}). Raises UserError if a process was killed."""
     waiting = collections.deque()
 
     def finish_first():
@@ -223,14 +207,8 @@ def check_flags(parser, with_crf, parameters):
 
 
 def read_parameters(path):
-    """Reads Parameters from a JSON object of names and numbers, as tools/search_crf.py writes it.
-
-    Args:
-        path: str; None for the defaults.
-
-    Raises:
-        UserError: the file cannot be read, or a parameter is missing, unknown or out of range.
-    """
+    """The Parameters in a JSON file, as tools/search_crf.py writes it; the defaults if `path` is None.
+    Raises UserError if the file cannot be read, or a parameter is missing, unknown or out of range."""
     if path is None:
         return DEFAULTS
     try:

@@ -10,16 +10,9 @@ MAX_SIDE = 60000  # pixels; a JPEG takes 65,535, legend included
 
 
 def draw_overlay(image, labels, class_set):
-    """Draws the classes' colours over a photo, and a legend below it, or beside it if the photo is tall.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        labels: uint8 [H, W].
-        class_set: classes.ClassSet.
-
-    Returns:
-        uint8 RGB, at least as high and wide as the photo, which is scaled down to MAX_SIDE if it is larger.
-    """
+    """Draws the colours of `labels`, uint8 [H, W], over a photo, uint8 RGB [H, W, 3], and a legend below it, or beside
+    it if the photo is tall. Returns uint8 RGB, at least as large as the photo, which is scaled down to MAX_SIDE if it
+    is larger."""
     if max(labels.shape) > MAX_SIDE:
         image = averaging.scale_image(image, MAX_SIDE / max(labels.shape))
         labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)

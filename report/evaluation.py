@@ -14,29 +14,18 @@ OWN_PICTURES = re.compile(r'confusion(_crf)?\.png|(worst|best)_\d_.*'
 
 
 class Sample(NamedTuple):
-    """One evaluated image.
-
-    filename: str. image: uint8 RGB [H, W, 3]. label: uint8 [H, W].
-    predictions, mean_ious: dicts of 'plain', and 'crf' if there is a CRF, to uint8 [H, W] and float.
-    """
+    """One evaluated image."""
     filename: str
-    image: np.ndarray
-    label: np.ndarray
-    predictions: dict
-    mean_ious: dict
+    image: np.ndarray  # uint8 RGB [H, W, 3]
+    label: np.ndarray  # uint8 [H, W]
+    predictions: dict  # of 'plain', and 'crf' if there is a CRF, to uint8 [H, W]
+    mean_ious: dict  # likewise, to float
 
 
 def write_pictures(folder, class_set, scores, extremes):
     """Draws the confusion matrices, the worst and the best images; removes those of an earlier evaluation.
-
-    Args:
-        folder: str. class_set: classes.ClassSet.
-        scores: dict of 'plain', and 'crf' if there is a CRF, to Score.
-        extremes: dict of 'worst' and 'best' to lists of Sample.
-
-    Returns:
-        dict of 'worst' and 'best' to lists of {'filename', 'mean_iou', 'crf_mean_iou', 'stem'} for metrics.json.
-    """
+    For scores and extremes see evaluate.Evaluation. Returns a dict of 'worst' and 'best' to lists of {'filename',
+    'mean_iou', 'crf_mean_iou', 'stem'} for metrics.json."""
     names, written = class_set.names, ['confusion.png']
     draw_confusion(os.path.join(folder, 'confusion.png'), scores['plain'].confusion, names, 'without CRF')
     if 'crf' in scores:
@@ -62,10 +51,7 @@ def safe_name(filename):
 
 def write_sample(folder, stem, sample, class_set):
     """Writes FOLDER/STEM_{img,annotation,prediction,error}.jpg, with a CRF also prediction_crfed and error_crfed.
-
-    Returns:
-        list of str, the files' names.
-    """
+    Returns the files' names."""
     palette = class_set.palette
     pictures = {'img': sample.image, 'annotation': palette[sample.label]}
     for name, prediction in sample.predictions.items():
@@ -79,9 +65,7 @@ def write_sample(folder, stem, sample, class_set):
 
 def draw_confusion(path, confusion, class_names, title):
     """Draws a confusion matrix, int64 [C, C], each row in percent of its annotated pixels, as a PNG.
-
-    With more than LEGIBLE classes the cells are small and have no numbers; metrics.json has them.
-    """
+    With more than LEGIBLE classes the cells are small and have no numbers; metrics.json has them."""
     shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     ticks, small = range(len(class_names)), len(class_names) > LEGIBLE
     side = max(5.6, 0.6 + len(class_names) * (0.12 if small else 0.4))  # inches
