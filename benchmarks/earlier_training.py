@@ -1,7 +1,4 @@
-"""The earlier suite's way of training, for comparison: its input, its graph and its loop.
-
-Network, loss and optimiser are those of train.py.
-"""
+"""The earlier suite's input, graph and loop, for comparison; network, loss and optimiser are those of train.py."""
 import tensorflow.compat.v1 as tf
 
 import train

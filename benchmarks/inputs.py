@@ -16,6 +16,7 @@ class Inputs:
     fc_channels: int = 4096
     crop_size: int = 224
     photo_size: tuple = (375, 500)  # height, width
+    map_steps: int = 150  # of the network that makes the maps
 
     def path(self, *names):
         return os.path.join(self.work_dir, *names)
@@ -53,12 +54,12 @@ class Inputs:
         """Softmax maps of a few validation images, dict of their kind to a folder; see refinement.write_maps.
         A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
         third of its steps, most labels still have a chance: these maps are 'undecided'."""
-        folder, found = self.path('overfit'), {}
+        folder, found, third = self.path('overfit'), {}, self.map_steps // 3
         measure.run_script(self.log_dir, 'tools/convert_vgg_weights.py', source='hed', output=self.path('trunk'))
         measure.run_script(self.log_dir, 'tools/overfit.py', dataset=self.records[1], output_dir=folder,
                            checkpoint_path=self.path('trunk'), num_images=6, fc_channels=min(512, self.fc_channels),
-                           crop_size=min(128, self.crop_size), max_steps=150, eval_steps=50)
-        for kind, steps in (('decided', 150), ('undecided', 50)):
+                           crop_size=min(128, self.crop_size), max_steps=self.map_steps, eval_steps=third)
+        for kind, steps in (('decided', self.map_steps), ('undecided', third)):
             found[kind] = self.path(kind)
             measure.run(measure.call('maps', 'refinement.write_maps', checkpoint=f'{folder}/train/model.ckpt-{steps}',
                                      record=f'{folder}/few.record', folder=found[kind]), self.log_dir)

@@ -12,10 +12,12 @@ from torch import _inductor as inductor
 from torch import nn
 from torch.nn import functional
 
-import vgg
 from benchmarks.measure import time_calls
 from datasets.classes import IGNORE_LABEL
 
+# As in vgg.py, which imports TensorFlow: its memory would be counted.
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+RGB_MEAN = (123.68, 116.78, 103.94)
 ORDERS = {False: torch.contiguous_format, True: torch.channels_last}  # of memory, by `tuned`
 
 
@@ -25,7 +27,7 @@ class FCN8s(nn.Module):
     def __init__(self, fc_channels=4096, classes=21):
         super().__init__()
         self.blocks, depth = nn.ModuleList(), 3
-        for _, repeats, width in vgg.BLOCKS:
+        for repeats, width in BLOCKS:
             block = nn.Sequential()
             for _ in range(repeats):
                 block.extend([nn.Conv2d(depth, width, 3, padding=1), nn.ReLU()])
@@ -38,7 +40,7 @@ class FCN8s(nn.Module):
         self.upscores = nn.ModuleList(
             nn.ConvTranspose2d(classes, classes, 2 * factor, stride=factor, padding=factor // 2, bias=False)
             for factor in (2, 2, 8))
-        self.register_buffer('mean', torch.tensor(vgg.RGB_MEAN)[:, None, None], persistent=False)
+        self.register_buffer('mean', torch.tensor(RGB_MEAN)[:, None, None], persistent=False)
 
     def forward(self, images):
         """Raw RGB 0..255, float32 [B, 3, H, W], to logits, float32 [B, C, H, W]."""

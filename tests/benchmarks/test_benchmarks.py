@@ -124,7 +124,7 @@ def test_a_contender_times_itself(tmp_path):
 
 def draw_voc(folder):
     subprocess.run([sys.executable, 'tools/make_sample_dataset.py', '--output_dir', folder, '--num_train', '6',
-                    '--num_val', '4', '--height', '60', '--width', '80'],
+                    '--num_val', '6', '--height', '60', '--width', '80'],
                    cwd=measure.ROOT, check=True, stderr=subprocess.DEVNULL)
 
 
@@ -251,7 +251,8 @@ def run_here(known, contender, log_dir):
 def shared(voc, tmp_path, monkeypatch):
     """Small Inputs, whose contenders run in this process."""
     monkeypatch.setattr(measure, 'run', functools.partial(run_here, {}))
-    return inputs.Inputs(voc, str(tmp_path), str(tmp_path), rounds=1, fc_channels=8, crop_size=32, photo_size=(40, 50))
+    return inputs.Inputs(voc, str(tmp_path), str(tmp_path), rounds=1, fc_channels=8, crop_size=32, photo_size=(40, 50),
+                         map_steps=3)
 
 
 def measured_rows(names, shared, tmp_path):
@@ -281,7 +282,7 @@ def test_the_other_rows_run(shared, trained, record, tmp_path, monkeypatch):
 def test_maps_are_decided_and_undecided(shared):
     assert list(shared.maps) == ['decided', 'undecided']
     for folder in shared.maps.values():
-        assert [example['image'].shape for example, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 4
+        assert [example['image'].shape for example, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 6
 
 
 @pytest.mark.slow
