@@ -56,7 +56,7 @@ def main(argv=None):
     print(describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'evaluation')
-    os.makedirs(output_dir, exist_ok=True)
+    utils.make_folder(output_dir)
 
     found = evaluate(checkpoint, args.dataset, args.crf_params if args.crf else None, args.num_workers, args.classes,
                      args.scales, args.flip)

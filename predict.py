@@ -61,6 +61,8 @@ def main(argv=None):
     photos, problems = find_photos(args.images, args.output_dir) if args.images else ([], [])
     for problem in problems:
         print(f'skipped: {problem}', file=sys.stderr)
+    if photos:
+        utils.make_folder(args.output_dir)
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))

@@ -68,8 +68,10 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
     number_of_classes = network.number_of_classes
 
     # The five poolings halve exactly only multiples of 32: fill up with the mean colour, which is 0 to the network.
+    # First by 31 everywhere, because TensorFlow Lite forgets the channels where the number to fill up is no constant.
     height, width = tf.shape(images)[1], tf.shape(images)[2]
-    inputs = tf.pad(tf.cast(images, tf.float32) - vgg.RGB_MEAN, [[0, 0], [0, -height % 32], [0, -width % 32], [0, 0]])
+    inputs = tf.pad(tf.cast(images, tf.float32) - vgg.RGB_MEAN, [[0, 0], [0, 31], [0, 31], [0, 0]])
+    inputs = inputs[:, :(height + 31) // 32 * 32, :(width + 31) // 32 * 32, :]
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         # Step 2: VGG16 with its fully connected layers as convolutions; SAME padding keeps their output at 1/32.
@@ -381,7 +383,7 @@ def train(args, placement=towers.HERE):
         data = read_data(args.dataset_train, args.dataset_val, args.classes, args.class_weights,
                          complete_images=args.recipe.crop_size == 0)
         print(classes.describe(data.class_set, classes.side_file(args.dataset_train), args.classes), flush=True)
-        crf_parameters = crf.read_parameters(args.crf_params)
+        crf_parameters = crf.read_parameters_if_installed(args.crf_params)
         train_dir = run_folder.make(args.output_dir)
         with run_folder.lock(train_dir):
             run_folder.remove_leftovers(args.output_dir)

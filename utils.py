@@ -121,6 +121,13 @@ def read_lines(path, cure):
     return lines
 
 
+def make_folder(path):
+    """Makes a folder, unless it exists; OSError if it is read-only, before the hours that its content may take."""
+    os.makedirs(path, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise OSError(errno.EACCES, 'is read-only', path)
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Gives a temporary path to write to, and renames it to `path` at the end, so that no half-written file is left
@@ -340,10 +347,18 @@ def find_reason(error):
     return next((line[:200] for line in lines if line), type(error).__name__)
 
 
+def print_anything():
+    """Makes characters that the terminal cannot show, such as Chinese ones in ASCII, escapes instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what replaces it in a notebook
+            stream.reconfigure(errors='backslashreplace')
+
+
 def run_program(main):
     """Runs a script's main(), which returns the exit code or None for 0, and ends the process: a UserError or OSError
     as one line on stderr with exit code 1."""
     program = os.path.basename(sys.argv[0])
+    print_anything()
     try:
         code = main()
         sys.stdout.flush()
@@ -357,6 +372,9 @@ def run_program(main):
             sys.exit(f'{program}: error: {error}')
         cure = f'; {CURES[error.errno]}' if error.errno in CURES else ''
         sys.exit(f'{program}: error: {error.filename}: {error.strerror}{cure}')
+    except UnicodeEncodeError as error:  # of a file's name; what is printed has escapes
+        sys.exit(f'{program}: error: {error.object}: has characters that the encoding of file names here, '
+                 f'{error.encoding}, lacks; start again with PYTHONUTF8=1')
     except Stopped as stop:
         for number in STOP_SIGNALS:  # a second one must not interrupt the end
             signal.signal(number, signal.SIG_IGN)

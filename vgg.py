@@ -120,7 +120,8 @@ def gather_patches(inputs, kernel_size, padding):
     patches = tf.concat([inputs[:, row:row + height, column:column + width]
                          for row in range(rows) for column in range(columns)], axis=-1)
     known = [side and side - kernel + 1 for side, kernel in zip(inputs.shape[1:3], kernel_size)]
-    return tf.ensure_shape(patches, [inputs.shape[0], *known, patches.shape[-1]])
+    patches.set_shape([inputs.shape[0], *known, patches.shape[-1]])  # TensorFlow Lite has no ensure_shape
+    return patches
 
 
 def dropout(inputs, layer, is_training, seed):

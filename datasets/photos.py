@@ -31,16 +31,16 @@ class Photo(NamedTuple):
 
 def find_photos(paths, output_dir):
     """Finds the photos in a list of files and folders, in folders with all their subfolders except output_dir.
-    Returns a list of Photo, with different names, and a list of str, one line for each path that is missing or a folder
-    without image files. UserError if there is no photo, or a result would overwrite one."""
+    Returns a list of Photo, with different names, and a list of str, one line for each path that is missing, a folder
+    that cannot be read, or one without image files. UserError if there is no photo, or a result would overwrite one."""
     several = sum(map(os.path.isdir, paths)) > 1  # then the names begin with the folder's
     found, problems = {}, []  # found: path to name, with ending
     for path in paths:
         if os.path.isdir(path):
-            files = list_folder(path, output_dir)
+            files, unread = list_folder(path, output_dir)
             root = os.path.dirname(os.path.abspath(path)) if several else path
             found.update({file: os.path.relpath(file, root) for file in files if file not in found})
-            problems += [] if files else [f'{path}: no image files in this folder']
+            problems += unread or ([] if files else [f'{path}: no image files in this folder'])
         elif os.path.exists(path):
             found.setdefault(os.path.normpath(path), os.path.basename(path))
         else:
@@ -56,14 +56,33 @@ def find_photos(paths, output_dir):
 
 
 def list_folder(folder, output_dir):
-    """Paths of the image files below a folder, sorted, without hidden ones (.name) and those in output_dir."""
+    """Finds the image files below a folder, without hidden ones (.name) and those in output_dir. Linked folders are
+    searched last, and each folder once, so that links in a circle end. Returns a sorted list of paths, and a list of
+    str, one line for each folder that cannot be read and for each link to nowhere or upwards."""
     root, results = Path(folder).resolve(), Path(output_dir).resolve()
     if root == results:  # a second run would take the first run's results for photos
         raise UserError(f'--output_dir {output_dir}: holds the photos; choose another folder for the results')
-    return [str(path) for path in sorted(Path(folder).rglob('*'))
-            if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()
-            and not any(part.startswith('.') for part in path.relative_to(folder).parts)
-            and not (results.is_relative_to(root) and path.resolve().is_relative_to(results))]
+    files, problems, searched, waiting = [], [], set(), [folder]
+
+    def note(error):
+        problems.append(f'{error.filename}: {error.strerror}')
+
+    while waiting:
+        for place, folders, names in os.walk(waiting.pop(0), onerror=note):
+            here = Path(place).resolve()
+            if here in searched or here.is_relative_to(results) and not root.is_relative_to(results):
+                folders.clear()
+                continue
+            searched.add(here)
+            folders[:] = [name for name in folders if not name.startswith('.')]
+            paths = [Path(place, name) for name in [*folders, *names] if not name.startswith('.')]
+            files += [path for path in paths if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()]
+            for link in filter(Path.is_symlink, paths):
+                if here.is_relative_to(target := Path(os.path.realpath(link))) and not target.is_relative_to(root):
+                    problems.append(f'{link}: a link to {target}, above the folder; name that as --images to search it')
+                elif link.is_dir() or not link.suffix and not link.exists():
+                    waiting.append(link)
+    return [str(path) for path in sorted(files)], problems
 
 
 def choose_names(found):
@@ -105,7 +124,10 @@ def read_photo(path):
 def to_rgb(picture):
     if picture.mode.startswith(('I', 'F')):  # grey of 16 bits and more
         grey = np.asarray(picture, np.float64)
-        lowest, highest = (0, 65535) if picture.mode.startswith('I;16') else (grey.min(), grey.max())
+        levels = grey[np.isfinite(grey)]  # nan and infinity mark what was not measured
+        lowest, highest = ((0, 65535) if picture.mode.startswith('I;16') or not levels.size
+                           else (levels.min(), levels.max()))
+        grey = np.nan_to_num(grey, nan=lowest, posinf=highest, neginf=lowest)
         grey = np.round((grey - lowest) / max(highest - lowest, 1e-30) * 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     if picture.has_transparency_data:

@@ -21,14 +21,15 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pydensecrf import densecrf, eigen
 
 import utils
 from utils import UserError
 
-# A label stays if its probability reaches this at some pixel: first in the network's map, then after each iteration.
-# On real maps that changes less than 0.01 % of the pixels, with weak kernels and with strong ones.
-THRESHOLD = 0.03
+# A label stays if its probability reaches a threshold at some pixel: first in the network's map, then after each
+# iteration. On real maps of 21 labels that changes less than 0.01 % of the pixels, with weak kernels and with strong
+# ones. Of more labels, more are left out and each is less probable: on undecided maps of 34 to 254 labels, a threshold
+# that falls with their square changes less than 0.1 %, one that falls with their number up to 0.6 %.
+THRESHOLD, OF_LABELS = 0.03, 21
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
@@ -51,6 +52,26 @@ LIMITS = Parameters(iterations=(0, 1000), gaussian_xy=(0.1, 1e4), gaussian_compa
 HOW_FOUND = 'found'  # what tools/search_crf.py adds to a file of parameters: how it found them
 
 
+# ------------------------------------------------------------------------------------------- pydensecrf
+
+
+def find_fault():
+    """Why pydensecrf cannot be imported, and the cure, str of one line; None if it can."""
+    try:
+        from pydensecrf import densecrf, eigen  # noqa: F401
+    except Exception as error:  # a compiled module that does not fit Python or NumPy raises nearly anything
+        return (f'pydensecrf cannot be imported ({" ".join(str(error).split())}); with Python 3.11 or 3.12 and a C++ '
+                'compiler (apt install g++), run: pip install -r requirements.txt')
+    return None
+
+
+def check_installed(user):
+    """Raises UserError if pydensecrf, which `user` (a flag or a program) needs, cannot be imported."""
+    fault = find_fault()
+    if fault:
+        raise UserError(f'{user}: {fault}')
+
+
 # ------------------------------------------------------------------------------------------- one image
 
 
@@ -65,43 +86,59 @@ def refine(image, probabilities, parameters=DEFAULTS):
     Returns:
         uint8 [H, W], the most probable class of each pixel.
     """
-    height, width, number_of_classes = probabilities.shape
+    return _refine_few(image, *_take_probable(probabilities), parameters)
+
+
+def _take_probable(probabilities):
+    """Of float32 [H, W, C] the labels that take part: float32 [H, W, L], uint8 [L], and the threshold for them."""
     labels = find_labels(probabilities)
-    field = densecrf.DenseCRF2D(width, height, number_of_classes)
+    return probabilities[:, :, labels], labels, find_threshold(probabilities.shape[-1])
+
+
+def _refine_few(image, probabilities, labels, threshold, parameters):
+    from pydensecrf import densecrf  # here, because all but the CRF works without it
+    height, width, number = probabilities.shape
+    field = densecrf.DenseCRF2D(width, height, number)
     field.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_compat)
     field.addPairwiseBilateral(sxy=parameters.bilateral_xy, srgb=parameters.bilateral_rgb,
                                rgbim=np.ascontiguousarray(image), compat=parameters.bilateral_compat)
-    softmax = probabilities.reshape(-1, number_of_classes)[:, labels]
-    remaining, marginals = infer(field, softmax, parameters.iterations)
+    remaining, marginals = infer(field, probabilities.reshape(-1, number), parameters.iterations, threshold)
     return labels[remaining][marginals.argmax(axis=-1)].reshape(height, width)
 
 
-def find_labels(marginals, threshold=THRESHOLD):
-    """The labels that reach a probability at some pixel; if none does, the most probable one.
+def find_threshold(number_of_classes):
+    """The threshold for C labels, float. It is below 1 / C, so that the most probable label of any pixel reaches it."""
+    return THRESHOLD * min(1, OF_LABELS / number_of_classes) ** 2
+
+
+def find_labels(marginals, threshold=None):
+    """The labels whose probability reaches a threshold at some pixel; if none does, the most probable one.
 
     Args:
-        marginals: float32 [..., L]. threshold: float.
+        marginals: float32 [..., L]. threshold: float; by default find_threshold(L).
 
     Returns:
         uint8 [K], ascending.
     """
     # NumPy's max along columns takes five times as long.
     highest = cv2.reduce(marginals.reshape(-1, marginals.shape[-1]), 0, cv2.REDUCE_MAX)[0]
-    return np.flatnonzero(highest >= min(threshold, highest.max())).astype(np.uint8)
+    threshold = min(threshold or find_threshold(len(highest)), highest.max())
+    return np.flatnonzero(highest >= threshold).astype(np.uint8)
 
 
-def infer(field, softmax, iterations):
+def infer(field, softmax, iterations, threshold=THRESHOLD):
     """Mean-field inference that drops labels when they become improbable, and ends early if only one remains.
 
     Args:
         field: densecrf.DenseCRF2D of N pixels with its pairwise terms.
         softmax: float32 [N, L].
-        iterations: int.
+        iterations: int. threshold: float, see find_labels.
 
     Returns:
         labels: uint8 [K], the remaining ones.
         marginals: float32 [N, K].
     """
+    from pydensecrf import densecrf, eigen
     labels, marginals = np.arange(softmax.shape[1], dtype=np.uint8), np.maximum(softmax, LEAST_PROBABILITY)
     energy = -np.log(marginals)
     matrix, scratch = None, (eigen.MatrixXf(), eigen.MatrixXf())
@@ -113,7 +150,7 @@ def infer(field, softmax, iterations):
             matrix = eigen.matrixXf(cv2.transpose(marginals))
         field.stepInference(matrix, *scratch)
         marginals = np.asarray(matrix).T
-        probable = find_labels(marginals)
+        probable = find_labels(marginals, threshold)
         if len(probable) < len(labels):
             labels, marginals, energy, matrix = labels[probable], marginals[:, probable], energy[:, probable], None
     return labels, marginals
@@ -153,12 +190,7 @@ def _follow_parent():
 
 def submit(pool, image, probabilities, parameters=DEFAULTS):
     """Starts refine in a process of `pool`, to which only the probable labels are sent; Future of what it returns."""
-    labels = find_labels(probabilities)
-    return pool.submit(_refine_few, image, probabilities[:, :, labels], labels, parameters)
-
-
-def _refine_few(image, probabilities, labels, parameters):
-    return labels[refine(image, probabilities, parameters)]
+    return pool.submit(_refine_few, image, *_take_probable(probabilities), parameters)
 
 
 def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
@@ -201,7 +233,9 @@ def add_flags(parser):
 
 
 def check_flags(parser, with_crf, parameters):
-    """Ends the program with one line if --crf_params is given without --crf."""
+    """Ends the program with one line if --crf_params is given without --crf, or --crf without pydensecrf."""
+    if with_crf:
+        check_installed('--crf')
     if parameters is not DEFAULTS and not with_crf:
         parser.error('--crf_params: changes nothing without --crf; add it')
 
@@ -219,6 +253,14 @@ def read_parameters(path):
     except ValueError as error:
         problem = error
     raise UserError(f'--crf_params {path}: {problem}; name a file that tools/search_crf.py wrote')
+
+
+def read_parameters_if_installed(path):
+    """read_parameters for pictures; without pydensecrf None, which is printed with the reason."""
+    parameters, fault = read_parameters(path), find_fault()
+    if fault:
+        print(f'validation pictures without the CRF: {fault}', flush=True)
+    return None if fault else parameters
 
 
 def check_parameters(content):

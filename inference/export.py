@@ -29,7 +29,9 @@ def export(session, fcn, network, folder, class_set):
         UserError: it cannot be written.
     """
     check_path(folder)
-    signature = build_signature(fcn, network)
+    image = tf.placeholder(tf.uint8, [1, None, None, 3], name='one_image')
+    signatures = {'serving_default': build_signature(fcn, network),
+                  'one_image': make_signature(image, tf.nn.softmax(fcn(image, network)))}
     os.makedirs(folder, exist_ok=True)
     versions = [int(name) for name in os.listdir(folder) if name.isdecimal()]
     version = os.path.join(folder, str(max(versions, default=0) + 1))
@@ -37,7 +39,7 @@ def export(session, fcn, network, folder, class_set):
     try:
         builder = tf.saved_model.Builder(partial)
         builder.add_meta_graph_and_variables(session, [tf.saved_model.tag_constants.SERVING],
-                                             {'serving_default': signature}, strip_default_attrs=True)
+                                             signatures, strip_default_attrs=True)
         builder.save()
         os.makedirs(os.path.join(partial, 'assets.extra'))
         utils.save_text(os.path.join(partial, 'assets.extra', 'classes.txt'), classes.as_text(class_set))
@@ -56,13 +58,23 @@ def build_signature(fcn, network):
     classes are nearly equal, rounding would then give other classes than predict.py.
 
     Returns:
-        signature of `image`, uint8 [B, H, W, 3] RGB of any B, H and W, to `classes`, uint8 [B, H, W], and
-        `probabilities`, float32 [B, H, W, C].
+        see make_signature; of any B, 0 included.
     """
     def predict_one(image):
         return tf.nn.softmax(fcn(image[tf.newaxis], network))[0]
 
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    probabilities = tf.map_fn(predict_one, images, fn_output_signature=tf.float32, parallel_iterations=1)
+    batch, height, width, _ = tf.unstack(tf.shape(images))
+    more = [0, tf.cast(tf.equal(batch, 0), tf.int32)]  # map_fn needs an image, of which nothing is returned
+    filled = tf.pad(images, [more, more, more, [0, 0]])
+    probabilities = tf.map_fn(predict_one, filled, fn_output_signature=tf.float32, parallel_iterations=1)
+    return make_signature(images, probabilities[:batch, :height, :width])
+
+
+def make_signature(images, probabilities):
+    """Signature of `image`, uint8 [B, H, W, 3] RGB of any H and W, to `classes`, uint8 [B, H, W], and `probabilities`.
+
+    The latter are float32 [B, H, W, C].
+    """
     labels = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
     return tf.saved_model.predict_signature_def({'image': images}, {'classes': labels, 'probabilities': probabilities})

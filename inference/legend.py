@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import utils
-from inference import averaging
+from inference import averaging, fonts
 
 MAX_SIDE = 60000  # pixels; a JPEG takes 65,535, legend included
 
@@ -29,7 +29,7 @@ def draw_overlay(image, labels, class_set):
 
 
 def draw_legend(labels, class_set, width, text_size):
-    """Draws a coloured square and the name of each class except a background, which an overlay does not colour.
+    """Draws a coloured square and the label of each class except a background, which an overlay does not colour.
 
     Args:
         labels: ints, the classes. class_set: classes.ClassSet. text_size: int, height of the letters in pixels.
@@ -38,19 +38,19 @@ def draw_legend(labels, class_set, width, text_size):
     Returns:
         uint8 RGB [H, W, 3], W >= width.
     """
-    font, gap = ImageFont.load_default(text_size), text_size // 2
-    entries = [(class_set.names[index], class_set.colours[index]) for index in labels
-               if index or not class_set.has_background]
-    entries = entries or [('background only', (255, 255, 255))]
-    extents = [text_size + gap + int(font.getlength(name)) + 2 * gap for name, _ in entries]
+    gap, texts = text_size // 2, fonts.choose(class_set.names)
+    entries = [(*texts[index], class_set.colours[index]) for index in labels if index or not class_set.has_background]
+    entries = entries or [('background only', fonts.DEJAVU, (255, 255, 255))]
+    entries = [(text, ImageFont.truetype(font, text_size), colour) for text, font, colour in entries]
+    extents = [text_size + gap + int(font.getlength(text)) + 2 * gap for text, font, _ in entries]
     width = max(width, gap + max(extents))
     corners = place_in_rows(extents, width, start=gap, row_height=text_size + gap)
 
     legend = Image.new('RGB', (width, corners[-1][1] + text_size + gap), 'white')
     draw = ImageDraw.Draw(legend)
-    for (x, y), (name, colour) in zip(corners, entries):
+    for (x, y), (text, font, colour) in zip(corners, entries):
         draw.rectangle((x, y, x + text_size, y + text_size), fill=colour, outline='black')
-        draw.text((x + text_size + gap, y + text_size // 2), name, 'black', font, anchor='lm')
+        draw.text((x + text_size + gap, y + text_size // 2), text, 'black', font, anchor='lm')
     return np.array(legend)
 
 

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 import utils
+from inference import fonts
 
 LEGIBLE = 60  # classes up to which the cells of a confusion matrix show their numbers
 OWN_PICTURES = re.compile(r'confusion(_crf)?\.png|(worst|best)_\d_.*'
@@ -75,10 +77,13 @@ def draw_confusion(path, confusion, class_names, title):
     for row, column in [] if small else zip(*np.nonzero(shares >= 0.5)):
         axes.text(column, row, f'{shares[row, column]:.0f}', ha='center', va='center', fontsize=8,
                   color='white' if shares[row, column] > 50 else 'black')
-    style = {'fontsize': 5 if small else None, 'parse_math': False}  # a dollar in a name is a dollar
-    axes.set_xticks(ticks, class_names, rotation=90, **style)
-    axes.set_yticks(ticks, [f'{name}{"" if row.any() else " (none)"}' for name, row in zip(class_names, confusion)],
-                    **style)
+    labels = fonts.choose(tuple(class_names))
+    axes.set_xticks(ticks, [label.text for label in labels], rotation=90, parse_math=False)  # a dollar is a dollar
+    axes.set_yticks(ticks, [f'{label.text}{"" if row.any() else " (none)"}' for label, row in zip(labels, confusion)],
+                    parse_math=False)
+    for label, *texts in zip(labels, axes.get_xticklabels(), axes.get_yticklabels()):
+        for text in texts:
+            text.set_fontproperties(FontProperties(fname=label.font, size=5 if small else 10))
     axes.set(xlabel='predicted', ylabel='annotated', title=f'where the pixels of each class went, in percent; {title}')
     axes.set_xticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(ticks) + 1) - 0.5, minor=True)

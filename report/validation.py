@@ -16,25 +16,26 @@ def write_validation(folder, step, image, label, probabilities, class_set, crf_p
     """Writes the pictures of one validation image at its true size.
 
     They are FOLDER/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed and overlay (of the
-    refined prediction); the three label maps also as palette PNGs of class indices.
+    refined prediction, if there is one); the label maps also as palette PNGs of class indices.
 
     Args:
         folder: str. step: int.
         image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
         class_set: classes.ClassSet, for its colours.
-        crf_parameters: crf.Parameters.
+        crf_parameters: crf.Parameters; None for no CRF, and no prediction_crfed.
 
     Returns:
         paths: dict of NAME to the JPEG's path.
-        scores: (mean IoU of this image as predicted, after the CRF).
+        scores: list of the mean IoU of this image as predicted, and after the CRF if there is one.
     """
     maps = {'annotation': label,
-            'prediction': probabilities.argmax(axis=-1).astype(np.uint8),
-            'prediction_crfed': crf.refine(image, probabilities, crf_parameters)}
-    palette = class_set.palette
+            'prediction': probabilities.argmax(axis=-1).astype(np.uint8)}
+    if crf_parameters:
+        maps['prediction_crfed'] = crf.refine(image, probabilities, crf_parameters)
+    best, palette = maps.get('prediction_crfed', maps['prediction']), class_set.palette
     pictures = {'img': image,
                 **{name: palette[labels] for name, labels in maps.items()},
-                'overlay': utils.overlay(image, maps['prediction_crfed'], palette, class_set.has_background)}
+                'overlay': utils.overlay(image, best, palette, class_set.has_background)}
 
     stem = os.path.join(folder, f'val_{step}_')
     paths = {name: f'{stem}{name}.jpg' for name in pictures}
@@ -43,5 +44,5 @@ def write_validation(folder, step, image, label, probabilities, class_set, crf_p
     for name, labels in maps.items():
         utils.save_labels(f'{stem}{name}.png', labels, palette)
     scores = [mean_iou(confusion_matrix(label, maps[name], probabilities.shape[-1]))
-              for name in ('prediction', 'prediction_crfed')]
+              for name in maps if name != 'annotation']
     return paths, scores

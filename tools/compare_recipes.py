@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 import train
 import utils
 from datasets import voc
+from inference import crf
 from report import page
 from utils import UserError
 
@@ -89,6 +90,7 @@ def parse_args(argv=None):
 def main(argv=None):
     """Searches the CRF's parameters for the first run, and for the best run or its longer training."""
     args = parse_args(argv)
+    crf.check_installed('the comparison')
     utils.quiet_tensorflow()
     study = STUDIES[args.study]
     lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path)

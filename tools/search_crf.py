@@ -68,6 +68,7 @@ def parse_args(argv=None):
 def main(argv=None):
     """Returns the exit code: 130 if Ctrl-C ended the search early."""
     args = parse_args(argv)
+    crf.check_installed('the search')
     utils.quiet_tensorflow()
     print(devices.describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
@@ -94,8 +95,9 @@ def main(argv=None):
 def read_names(record):
     """The image/filename of each example of a record, list of str; UserError if it is damaged."""
     records.count_examples(record, whole=True)
-    return [tf.train.Example.FromString(example).features.feature['image/filename'].bytes_list.value[0].decode()
-            for example in tf.io.tf_record_iterator(record)]
+    examples = map(tf.train.Example.FromString, tf.io.tf_record_iterator(record))
+    return [example.features.feature['image/filename'].bytes_list.value[0].decode(errors='replace')
+            for example in examples]
 
 
 def check_images(record, names, settings):
@@ -144,6 +146,13 @@ def make_map(image, label, probabilities):
             'probabilities': probabilities[:, :, labels].astype(np.float16)}
 
 
+def take_all_labels(found, number_of_classes):
+    """The probabilities of a dict of make_map, float32 [H, W, C]; 0 for labels that take no part."""
+    probabilities = np.zeros((*found['label'].shape, number_of_classes), np.float32)
+    probabilities[:, :, found['labels']] = found['probabilities']
+    return probabilities
+
+
 def search(maps, number_of_classes, number, seed, num_workers):
     """Scores settings on make_map's dicts in `num_workers` processes: a list of `number` Trials, which depend on the
     seed only; fewer, but at least one, after Ctrl-C."""
@@ -154,9 +163,9 @@ def search(maps, number_of_classes, number, seed, num_workers):
             while len(trials) < number:
                 kind, parameters = propose(trials, number, random)
                 confusion = 0
-                pairs = ((found, found['probabilities'].astype(np.float32)) for found in maps)
+                pairs = ((found, take_all_labels(found, number_of_classes)) for found in maps)
                 for found, refined in crf.refine_in(pool, pairs, 2 * num_workers, parameters):
-                    confusion += confusion_matrix(found['label'], found['labels'][refined['crf']], number_of_classes)
+                    confusion += confusion_matrix(found['label'], refined['crf'], number_of_classes)
                     progress.update()
                 trials.append(Trial(kind, parameters, mean_iou(confusion)))
                 progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')

@@ -106,8 +106,9 @@ class ValidationLog:
 
     def log(self, step, example, found, written):
         """Puts the result of write_validation on the terminal and into TensorBoard."""
-        paths, (plain, refined) = written
-        print(f'  val {example["filename"].decode()}: mean IoU {plain:.3f}, with CRF {refined:.3f}, '
+        paths, (plain, *refined) = written
+        with_crf = ''.join(f', with CRF {mean_iou:.3f}' for mean_iou in refined)
+        print(f'  val {example["filename"].decode(errors="replace")}: mean IoU {plain:.3f}{with_crf}, '
               f'predicted {", ".join(found)} -> {os.path.join(self.eval_dir, f"val_{step}_*")}', flush=True)
         height, width, _ = example['image'].shape
         for name, path in paths.items():
