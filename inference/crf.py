@@ -76,16 +76,8 @@ def check_installed(user):
 
 
 def refine(image, probabilities, parameters=DEFAULTS):
-    """Mean-field inference in a fully connected CRF over the pixels of one image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        probabilities: float32 [H, W, C], the network's softmax.
-        parameters: Parameters.
-
-    Returns:
-        uint8 [H, W], the most probable class of each pixel.
-    """
+    """Mean-field inference in a fully connected CRF over the pixels of one image, uint8 RGB [H, W, 3]. `probabilities`
+    are the network's softmax, float32 [H, W, C]. Returns the most probable class of each pixel, uint8 [H, W]."""
     return _refine_few(image, *_take_probable(probabilities), parameters)
 
 
@@ -112,14 +104,8 @@ def find_threshold(number_of_classes):
 
 
 def find_labels(marginals, threshold=None):
-    """The labels whose probability reaches a threshold at some pixel; if none does, the most probable one.
-
-    Args:
-        marginals: float32 [..., L]. threshold: float; by default find_threshold(L).
-
-    Returns:
-        uint8 [K], ascending.
-    """
+    """The labels of marginals, float32 [..., L], that reach a threshold (by default find_threshold(L)) at some pixel;
+    if none does, the most probable one. Returns uint8 [K], ascending."""
     # NumPy's max along columns takes five times as long.
     highest = cv2.reduce(marginals.reshape(-1, marginals.shape[-1]), 0, cv2.REDUCE_MAX)[0]
     threshold = min(threshold or find_threshold(len(highest)), highest.max())
@@ -128,16 +114,8 @@ def find_labels(marginals, threshold=None):
 
 def infer(field, softmax, iterations, threshold=THRESHOLD):
     """Mean-field inference that drops labels when they become improbable, and ends early if only one remains.
-
-    Args:
-        field: densecrf.DenseCRF2D of N pixels with its pairwise terms.
-        softmax: float32 [N, L].
-        iterations: int. threshold: float, see find_labels.
-
-    Returns:
-        labels: uint8 [K], the remaining ones.
-        marginals: float32 [N, K].
-    """
+    `field` is a densecrf.DenseCRF2D of N pixels with its pairwise terms, `softmax` float32 [N, L]; for the threshold
+    see find_labels. Returns the remaining labels, uint8 [K], and their marginals, float32 [N, K]."""
     from pydensecrf import densecrf, eigen
     labels, marginals = np.arange(softmax.shape[1], dtype=np.uint8), np.maximum(softmax, LEAST_PROBABILITY)
     energy = -np.log(marginals)

@@ -11,22 +11,12 @@ from utils import UserError
 
 
 def export(session, fcn, network, folder, class_set):
-    """Writes the network into a new version folder.
+    """Writes the network into folder/1, or one above the highest version there; returns that folder.
+    The session has the network's weights, and its graph is the default one; `fcn` as in predictor.build_predictor.
+    Raises UserError if it cannot be written.
 
     The classes' names go to assets.extra/classes.txt, in the format of --classes; servers ignore that file. As another
     output they would not have the batch's first axis, which TensorFlow Serving's REST interface refuses.
-
-    Args:
-        session: with the network's weights; its graph is the default one.
-        fcn, network: see predictor.build_predictor.
-        folder: str; the SavedModel goes to folder/1, or one above the highest version there.
-        class_set: classes.ClassSet.
-
-    Returns:
-        str, the version's folder.
-
-    Raises:
-        UserError: it cannot be written.
     """
     check_path(folder)
     image = tf.placeholder(tf.uint8, [1, None, None, 3], name='one_image')
@@ -52,14 +42,9 @@ def export(session, fcn, network, folder, class_set):
 
 
 def build_signature(fcn, network):
-    """Builds the network for batches of images, on the variables of the default graph.
-
+    """Builds the network for batches of any size, on the variables of the default graph; see make_signature.
     A batch is computed image by image. A convolution of the complete batch would add in another order: where two
-    classes are nearly equal, rounding would then give other classes than predict.py.
-
-    Returns:
-        see make_signature; of any B, 0 included.
-    """
+    classes are nearly equal, rounding would then give other classes than predict.py."""
     def predict_one(image):
         return tf.nn.softmax(fcn(image[tf.newaxis], network))[0]
 
@@ -72,9 +57,7 @@ def build_signature(fcn, network):
 
 
 def make_signature(images, probabilities):
-    """Signature of `image`, uint8 [B, H, W, 3] RGB of any H and W, to `classes`, uint8 [B, H, W], and `probabilities`.
-
-    The latter are float32 [B, H, W, C].
-    """
+    """Signature of `image`, uint8 [B, H, W, 3] RGB of any H and W, to `classes`, uint8 [B, H, W], and `probabilities`,
+    float32 [B, H, W, C]."""
     labels = tf.cast(tf.argmax(probabilities, axis=-1), tf.uint8)
     return tf.saved_model.predict_signature_def({'image': images}, {'classes': labels, 'probabilities': probabilities})

@@ -30,14 +30,8 @@ def draw_overlay(image, labels, class_set):
 
 def draw_legend(labels, class_set, width, text_size):
     """Draws a coloured square and the label of each class except a background, which an overlay does not colour.
-
-    Args:
-        labels: ints, the classes. class_set: classes.ClassSet. text_size: int, height of the letters in pixels.
-        width: int, pixels of a row; an entry that is wider has a row of its own.
-
-    Returns:
-        uint8 RGB [H, W, 3], W >= width.
-    """
+    `text_size` is the height of the letters, `width` that of a row, both ints, in pixels; an entry that is wider has a
+    row of its own. Returns uint8 RGB [H, W, 3], W >= width."""
     gap, texts = text_size // 2, fonts.choose(class_set.names)
     entries = [(*texts[index], class_set.colours[index]) for index in labels if index or not class_set.has_background]
     entries = entries or [('background only', fonts.DEJAVU, (255, 255, 255))]
