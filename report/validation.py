@@ -13,20 +13,13 @@ from inference.scores import confusion_matrix, mean_iou
 
 
 def write_validation(folder, step, image, label, probabilities, class_set, crf_parameters=crf.DEFAULTS):
-    """Writes the pictures of one validation image at its true size.
-
+    """Writes the pictures of one validation image, uint8 RGB [H, W, 3], at its true size.
     They are FOLDER/val_STEP_NAME.jpg for NAME in img, annotation, prediction, prediction_crfed and overlay (of the
-    refined prediction, if there is one); the label maps also as palette PNGs of class indices.
+    refined prediction, if there is one); the label maps also as palette PNGs of class indices. `label` is uint8 [H, W],
+    255 = void; `probabilities` are float32 [H, W, C]; crf_parameters is None for no CRF.
 
-    Args:
-        folder: str. step: int.
-        image: uint8 [H, W, 3] RGB. label: uint8 [H, W], 255 = void. probabilities: float32 [H, W, C].
-        class_set: classes.ClassSet, for its colours.
-        crf_parameters: crf.Parameters; None for no CRF, and no prediction_crfed.
-
-    Returns:
-        paths: dict of NAME to the JPEG's path.
-        scores: list of the mean IoU of this image as predicted, and after the CRF if there is one.
+    Returns a dict of NAME to the JPEG's path, and a list of the mean IoU as predicted, and after the CRF if there is
+    one.
     """
     maps = {'annotation': label,
             'prediction': probabilities.argmax(axis=-1).astype(np.uint8)}
