@@ -38,11 +38,11 @@ install: .venv/installed
 
 check: install
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test: install
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 demo: install
 	$(BIN)/python tools/make_sample_dataset.py --output_dir $(DEMO)/VOC
