@@ -71,9 +71,6 @@ def main(argv=None):
         print(f'results page: {page.write_page(weights.find_run_folder(checkpoint))}')
 
 
-# ------------------------------------------------------------------------------------------- the loop
-
-
 class Evaluation(NamedTuple):
     """What evaluate() found."""
     class_set: ClassSet
@@ -119,9 +116,6 @@ def keep_extremes(extremes, sample):
         for end, sign in (('worst', 1), ('best', -1)):
             ranked = sorted([*extremes[end], sample], key=lambda each: sign * each.mean_ious['plain'])
             extremes[end] = ranked[:PICTURED]
-
-
-# ------------------------------------------------------------------------------------------- results
 
 
 def print_scores(scores, class_names):

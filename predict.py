@@ -75,9 +75,6 @@ def main(argv=None):
     return 1 if problems else None
 
 
-# ------------------------------------------------------------------------------------------- the loop
-
-
 def predict_all(session, predictor, photos, class_set, args):
     """Predicts photo by photo and writes the results; returns a line for each photo that was skipped, with the
     reason."""
@@ -132,9 +129,6 @@ def most_probable(probabilities, height, width):
         labels[scores > best] = index
         np.maximum(best, scores, out=best)
     return labels
-
-
-# ------------------------------------------------------------------------------------------- results
 
 
 def write_results(stem, image, maps, class_set):

@@ -28,9 +28,6 @@ class UserError(Exception):
     """A user's mistake or a damaged file. Its message is one line that names the file or flag, and the cure."""
 
 
-# ------------------------------------------------------------------------------------------- upsampling kernels
-
-
 def bilinear_upsample_weights(factor, number_of_classes):
     """Kernel that makes a transposed convolution of stride `factor` interpolate each class bilinearly.
     float32 [K, K, number_of_classes, number_of_classes] with K = 2 * factor - factor % 2; a channel feeds only itself.
@@ -42,9 +39,6 @@ def bilinear_upsample_weights(factor, number_of_classes):
     channels = np.arange(number_of_classes)
     weights[:, :, channels, channels] = np.outer(triangle, triangle)[:, :, np.newaxis]
     return weights
-
-
-# ------------------------------------------------------------------------------------------- palette and pictures
 
 
 def voc_palette():
@@ -94,9 +88,6 @@ def save_picture(path, picture, **options):
     picture.save(file, 'PNG' if path.endswith('.png') else 'JPEG', **options)
     with whole_file(path) as partial, open(partial, 'wb') as opened:
         opened.write(file.getbuffer())
-
-
-# ------------------------------------------------------------------------------------------- files
 
 
 def open_file(path, encoding=None, **options):
@@ -165,9 +156,6 @@ def save_text(path, text):
 def save_json(path, content):
     """Writes dicts, lists, strings and numbers as JSON, complete or not at all; nan, which JSON lacks, is an error."""
     save_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
-
-
-# ------------------------------------------------------------------------------------------- programs
 
 
 def is_control(character):

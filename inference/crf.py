@@ -52,9 +52,6 @@ LIMITS = Parameters(iterations=(0, 1000), gaussian_xy=(0.1, 1e4), gaussian_compa
 HOW_FOUND = 'found'  # what tools/search_crf.py adds to a file of parameters: how it found them
 
 
-# ------------------------------------------------------------------------------------------- pydensecrf
-
-
 def find_fault():
     """Why pydensecrf cannot be imported, and the cure, str of one line; None if it can."""
     try:
@@ -70,9 +67,6 @@ def check_installed(user):
     fault = find_fault()
     if fault:
         raise UserError(f'{user}: {fault}')
-
-
-# ------------------------------------------------------------------------------------------- one image
 
 
 def refine(image, probabilities, parameters=DEFAULTS):
@@ -132,9 +126,6 @@ def infer(field, softmax, iterations, threshold=THRESHOLD):
         if len(probable) < len(labels):
             labels, marginals, energy, matrix = labels[probable], marginals[:, probable], energy[:, probable], None
     return labels, marginals
-
-
-# ------------------------------------------------------------------------------------------- many images
 
 
 @contextlib.contextmanager
@@ -198,9 +189,6 @@ def refine_in(pool, predictions, limit, parameters=DEFAULTS):
     except BrokenProcessPool:
         raise UserError('a process of the CRF was killed, perhaps because memory ran out; '
                         'try a lower --num_workers') from None
-
-
-# ------------------------------------------------------------------------------------------- flags
 
 
 def add_flags(parser):

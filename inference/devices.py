@@ -81,9 +81,6 @@ def has_driver():
         return False
 
 
-# ------------------------------------------------------------------------------------------- failures
-
-
 def find_failure(error):
     """The text of FAILURES, str, for an error of TensorFlow or a MemoryError; None if it is not a device's failure."""
     if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):

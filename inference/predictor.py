@@ -41,9 +41,6 @@ def load_predictor(session, checkpoint, fcn, network):
     return predictor
 
 
-# ------------------------------------------------------------------------------------------- one image
-
-
 def predict_image(session, predictor, image, scales=(1.0,), flip=False):
     """Predicts one image, uint8 RGB [H, W, 3]: softmax, float32 [H, W, C]. See averaging.average_probabilities."""
     def run(scaled):
@@ -62,9 +59,6 @@ def predict_example(session, predictor, example, record, scales=(1.0,), flip=Fal
         height, width, _ = example['image'].shape
         raise UserError(f'{record}: out of memory at {example["filename"].decode(errors="replace")}, '
                         f'{width} x {height} pixels; leave it out, or run on the CPU') from None
-
-
-# ------------------------------------------------------------------------------------------- a record
 
 
 def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):

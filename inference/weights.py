@@ -96,9 +96,6 @@ def hash_checkpoint(checkpoint):
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------- restoring
-
-
 def network_variables():
     """The network's variables in the default graph, fixed upsampling kernels included, the optimiser's excluded."""
     return tf.get_collection(tf.GraphKeys.MODEL_VARIABLES)
@@ -133,9 +130,6 @@ def restore(session, checkpoint, variables):
         if find_failure(error):
             raise
         raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
-
-
-# ------------------------------------------------------------------------------------------- settings and classes
 
 
 def read_settings(folder):

@@ -118,9 +118,6 @@ def readable(value):
     return 'none' if value is None else str(value)
 
 
-# ------------------------------------------------------------------------------------------- the run folder's files
-
-
 def read_table(path):
     """Reads a CSV file with a column `step`: list of dicts, sorted by step, of column to float, or to None where there
     is no finite number; empty if the file cannot be read. A last line without an end may hold half a number and is left
@@ -176,9 +173,6 @@ def find_pictures(output_dir, stem, captions, ending='.jpg'):
         except (OSError, ValueError, SyntaxError):  # SyntaxError is Pillow's for a damaged PNG
             pass
     return pictures
-
-
-# ------------------------------------------------------------------------------------------- the page's content
 
 
 def make_tiles(log, scores, settings, metrics):
