@@ -4,6 +4,7 @@ As a program, this file is a server that has imported train.py already, and runs
 network of conftest.smaller.
 """
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -39,6 +40,7 @@ def serve():
 
 def fork_run(train, run_program, argv, output, notes, spoil):
     """Runs train.py in this process, which ends with it. What it prints goes to the file `output`."""
+    end_with_parent()
     os.setsid()  # a group of its own, which a test can send signals
     for number, path in enumerate((os.devnull, output, output)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
@@ -70,10 +72,15 @@ def spoiling(run_step, at_step, name, value):
     return spoiling_step
 
 
+def end_with_parent():
+    """Has this process killed when the one that started it is: Linux's PR_SET_PDEATHSIG, which is 1."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def start_server():
     with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, 'PYTHONPATH': ROOT}) as process:
+                          env={**os.environ, 'PYTHONPATH': ROOT}, preexec_fn=end_with_parent) as process:
         process.life = None  # the latest Life
         yield process
         process.stdin.close()
@@ -115,9 +122,10 @@ class Life:
             (os.killpg if to_all else os.kill)(self.process, number)
 
     def end(self):
-        """Kills all processes of the run."""
-        self.send(signal.SIGKILL, to_all=True)
-        self.wait()
+        """Kills all processes of the run, if it has not ended."""
+        if self.code is None:
+            self.send(signal.SIGKILL, to_all=True)
+            self.wait()
 
     def steps(self):
         """[step, ids] of all steps noted so far, in all lives."""
