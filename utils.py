@@ -332,7 +332,8 @@ def find_reason(error):
     message = re.sub(r'(?m)^\d+ root error.*\n +\(0\) ', '', getattr(error, 'message', str(error)))
     lines = [re.sub(of_graph, '', line).strip() for line in message.splitlines()
              if not line.startswith((' ', '\t', 'Graph execution error', 'Detected at', 'Node:', 'From /job:'))]
-    return next((line[:200] for line in lines if line), type(error).__name__)
+    reason = next((line for line in lines if line), type(error).__name__)
+    return reason if len(reason) <= 200 else f'{reason[:100]} ... {reason[-95:]}'  # a long path hides neither end
 
 
 def print_anything():

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import resource
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -115,6 +116,14 @@ def write_png_record(path, pairs):
 def load_network(session, checkpoint):
     """A Predictor of the checkpoint's network, in the session's graph."""
     return load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def interrupts():
+    """Ctrl-C as at a terminal: a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope='session')

@@ -238,7 +238,8 @@ def test_a_record_of_other_classes_is_named_before_anything_is_predicted(camvid_
                                                                         tmp_path, no_network):
     checkpoint, other = (find_checkpoint(str(run / 'train')) for run in (camvid_run, trained))
     for found, path, message in (
-            (checkpoint, record, f'{record}, without {record}.json, has 21 classes, of which number 0 is background; '
+            (checkpoint, record, f'{record}, without {record}.json (copy it as well, or give --classes FILE), has 21 '
+                                 'classes, of which number 0 is background; '
                                  f'{checkpoint} has 11 classes, of which number 0 is sky: take'),
             (other, camvid_record, f'{camvid_record} has 11 classes, of which number 0 is sky; {other} has 21')):
         with pytest.raises(UserError, match=re.escape(message)):

@@ -172,12 +172,12 @@ def example_whose_image_ends_early(folder):
 # ------------------------------------------------------------------------------------------- photos
 
 
-@hostile('predict', 'photo: more than 178 million pixels; scale it down')
+@hostile('predict', 'photo: 60000 x 60000 pixels need ')
 def photo_of_60000_x_60000(folder):
     (folder / 'photo').write_bytes(png(60000, 60000, chunk(b'IDAT', zlib.compress(bytes(99)))))
 
 
-@hostile('predict', 'photo: more than 178 million pixels; scale it down')
+@hostile('predict', 'photo: ')  # needs more memory than there is, or ends early
 def photo_that_is_a_tiff_of_a_billion_pixels(folder):
     data = bytearray(encode(np.zeros((1, 1), np.uint8), format='TIFF'))
     for tag in (256, 257):  # width and height

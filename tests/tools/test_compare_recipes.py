@@ -139,5 +139,5 @@ def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
 
 
 def test_missing_data_is_named(tmp_path):
-    with pytest.raises(utils.UserError, match='train.txt: No such file or directory: --data_dir must be a folder in'):
+    with pytest.raises(utils.UserError, match='train.txt: No such file or directory; --data_dir must be a folder in'):
         compare_recipes.main(['--data_dir', str(tmp_path), '--output_dir', str(tmp_path / 'out')])
