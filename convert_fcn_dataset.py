@@ -91,13 +91,14 @@ def convert_pair(split, image_id, class_set, scale):
     image, image_format = pictures.encode_image(pair.image, scale)
     example = records.make_example(image_id.encode(), image, pictures.encode_label(labels), *labels.shape,
                                    image_format)
-    return example, np.bincount(labels.ravel(), minlength=256), [], pair.notes
+    return example, pictures.count_pixels(labels), [], pair.notes
 
 
 def order_ids(split, ids):
     """The order of a record: that of the list, but always the same random one if a reader cannot shuffle it in memory.
     Otherwise the images of VOC would come before those of SBD in each epoch."""
-    size = sum(os.path.getsize(paths[0]) for image_id in ids for paths in [split.images.get(image_id)] if paths)
+    paths = [split.images[image_id][0] for image_id in ids if image_id in split.images]
+    size = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
     shuffled = split.role == 'train' and len(ids) > batches.shuffle_buffer(len(ids), size)
     return random.Random(2).sample(ids, len(ids)) if shuffled else ids
 
@@ -163,20 +164,21 @@ def main(argv=None):
     class_set = classes.read_classes(args.classes) if args.classes else classes.VOC
     splits = voc.find_splits(args.data_dir, (args.train_split, args.val_split),
                              (args.train_label_dir, args.val_label_dir), args.sbd_dir)
-    class_list = os.path.join(args.data_dir, 'classes.txt')
-    if not args.classes and os.path.isfile(class_list):
-        print(f'note: the classes are assumed to be those of VOC; if they are not, give --classes {class_list}',
-              file=sys.stderr)
+    for path in (os.path.join(args.data_dir, name) for name in ('classes.txt', 'labelmap.txt', 'labels.txt')):
+        if not args.classes and os.path.isfile(path):
+            print(f'note: the classes are assumed to be those of VOC; if they are not, give --classes {path}',
+                  file=sys.stderr)
     lists = voc.read_lists(splits)
     if args.check:
         check.report(check.check(splits, lists, class_set, args.scale, args.num_workers), args.check_json)
         return
-    for fault in lists.faults:
+    ids_by_split, _, faults = lists
+    for fault in faults:
         raise utils.UserError(fault.message)
     names = [f'fcn_{role}.record' for role in voc.ROLES]
     with utils.StopSignals(), partial_files(args.output_dir, [*names, *map(classes.side_file, names)]) as paths:
         summaries = [convert_split(split, order_ids(split, ids), path, class_set, args.scale, args.num_workers)
-                     for split, ids, path in zip(splits, lists.ids, paths)]
+                     for split, ids, path in zip(splits, ids_by_split, paths)]
         check_summaries(splits, class_set, summaries, args.skip_bad)
         for summary, path in zip(summaries, paths[2:]):
             classes.save_side_file(path, class_set, summary.images, summary.pixels)

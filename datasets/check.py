@@ -31,16 +31,16 @@ class Seen(NamedTuple):
 
 
 def check(splits, lists, class_set, scale, num_workers):
-    """Reads all images and masks of a data set, and judges it.
-    `splits`: two voc.Split. `lists`: voc.Lists. `scale`: float, by which the pictures would be scaled. `num_workers`:
-    int, threads. Returns what --check_json writes, dict: `faults` and `notes` of dicts, `train` and `val`."""
+    """Reads all images and masks of two voc.Split, whose `lists` are read_lists' result, in `num_workers` threads, and
+    judges them as if scaled by `scale`. Returns what --check_json writes, dict."""
+    ids_by_split, listed, faults = lists
     names, seen = [split.list_name for split in splits], []
-    for split, ids in zip(splits, lists.ids):
+    for split, ids in zip(splits, ids_by_split):
         results = voc.map_in_order(functools.partial(look_at_pair, split, class_set, scale), ids, num_workers)
         seen.append(list(tqdm(results, desc=f'looking at {split.list_name}', total=len(ids), unit='image')))
     pixels = [sum((pair.pixels for pair in of_split), np.zeros(256, np.int64)) for of_split in seen]
     twins = list(find_twins(names, seen))
-    faults = [*lists.faults, *(fault for of_split in seen for pair in of_split for fault in pair.faults),
+    faults = [*faults, *(fault for of_split in seen for pair in of_split for fault in pair.faults),
               *(twin for twin in twins if 'both' in twin.kind)]
     for name, counts, needed in zip(names, pixels, (2, 1)):
         if counts.any() and (lack := classes.describe_lack(class_set, counts, needed)):
@@ -49,11 +49,11 @@ def check(splits, lists, class_set, scale, num_workers):
              *(note for name, of_split in zip(names, seen) for note in find_oddities(class_set, name, of_split))]
     if absent := [each for each, count in zip(class_set.names, pixels[0]) if not count]:
         notes.append(Finding('class not in train', f'{names[0]}: no pixel of {", ".join(absent)}'))
-    if unlisted := {*splits[0].masks, *splits[1].masks}.difference(*lists.ids):
+    if unlisted := {*splits[0].masks, *splits[1].masks}.difference(*ids_by_split):
         notes.append(Finding('in no list', f'{len(unlisted)} masks are in neither {names[0]} nor {names[1]}'))
     return {'faults': [fault._asdict() for fault in faults], 'notes': [note._asdict() for note in notes],
             **{role: describe_split(class_set, *of_split)
-               for role, *of_split in zip(voc.ROLES, names, lists.listed, seen, pixels)}}
+               for role, *of_split in zip(voc.ROLES, names, listed, seen, pixels)}}
 
 
 def look_at_pair(split, class_set, scale, image_id):
@@ -64,8 +64,7 @@ def look_at_pair(split, class_set, scale, image_id):
         checksum = zlib.crc32(pair.image.picture.convert('RGB').tobytes())
         seen = seen._replace(size=pair.image.size, checksum=checksum)
     if pair.mask:
-        pixels = np.bincount(pair.mask.labels.ravel(), minlength=256)
-        seen = seen._replace(mask_kind=pair.mask.kind, pixels=pixels)
+        seen = seen._replace(mask_kind=pair.mask.kind, pixels=pictures.count_pixels(pair.mask.labels))
     return seen
 
 

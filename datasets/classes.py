@@ -5,6 +5,7 @@
 A record keeps its class set in a side file, RECORD.json, and a run in train/settings.json, so --classes is needed only
 for the conversion. Without any of these the classes are VOC's.
 """
+import itertools
 import json
 import os
 import re
@@ -163,9 +164,6 @@ def describe_lack(class_set, pixels, needed):
         'classes: for two, 0 and 1 instead of 0 and 255, which is void')
 
 
-# ------------------------------------------------------------------------------------------- as JSON, and in records
-
-
 def as_json(class_set):
     """A ClassSet as a list of {'name': str, 'colour': '#rrggbb'}."""
     return [{'name': name, 'colour': '#{:02x}{:02x}{:02x}'.format(*colour)}
@@ -203,19 +201,18 @@ def read_side_file(record):
     path = side_file(record)
     try:
         with utils.open_file(path, encoding='utf-8') as file:
-            content = json.loads(file.read(2 ** 20))
+            content = json.load(file)
         content['classes'] = from_json(content['classes'])
-        if any(not isinstance(count, int) or count < 0 for count in [content['images'], *content['pixels']]) or len(
-                content['pixels']) != len(content['classes'].names) + 1:
+        counts = [content['images'], *content['pixels']]
+        if len(counts) != len(content['classes'].names) + 2 or any(
+                not isinstance(count, int) or count < 0 for count in counts):
             raise ValueError('holds other counts')
         return content
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}; mend that, or write the record again with convert_fcn_dataset.py'
-                        ) from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f'{path}: damaged; write the record again with convert_fcn_dataset.py') from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = getattr(error, 'strerror', 'damaged')
+        raise UserError(f'{path}: {reason}; mend it, or write the record again with convert_fcn_dataset.py') from None
 
 
 def of_record(record, classes_file=None):
@@ -243,8 +240,7 @@ def describe(class_set, file, classes_file=None):
 
 def of_run(settings, number_of_classes, checkpoint, classes_file=None):
     """The ClassSet of a checkpoint: that of --classes, which must have its run's names; else its run's; else VOC's.
-    settings: dict, the run's settings.json, or {}. number_of_classes: int, that of the checkpoint's variables.
-    UserError: names or number of classes differ."""
+    UserError if they differ from each other, or from the number of classes of the checkpoint's variables."""
     wanted = read_classes(classes_file) if classes_file else None
     try:
         stored = from_json(settings['classes']) if settings.get('classes') else None
@@ -263,10 +259,9 @@ def of_run(settings, number_of_classes, checkpoint, classes_file=None):
 
 def check_same(one, its_place, other, others_place):
     """Raises UserError, which names the first difference, unless the names of two ClassSets are the same."""
-    if one.names != other.names:
-        where = next((i for i, (a, b) in enumerate(zip(one.names, other.names)) if a != b),
-                     min(len(one.names), len(other.names)))
-        told = [f'{place} has {len(each.names)} classes, of which number {where} is '
-                f'{each.names[where] if where < len(each.names) else "not there"}'
-                for each, place in ((one, its_place), (other, others_place))]
-        raise UserError(f'{"; ".join(told)}: take data and network of the same classes')
+    pairs = itertools.zip_longest(one.names, other.names, fillvalue='not there')
+    for number, (name, others) in enumerate(pairs):
+        if name != others:
+            raise UserError(f'{its_place} has {len(one.names)} classes, of which number {number} is {name}; '
+                            f'{others_place} has {len(other.names)} classes, of which number {number} is {others}: '
+                            'take data and network of the same classes')

@@ -3,6 +3,7 @@
     photos, problems = find_photos(['photo.jpg', 'folder/'], 'predictions')
     image = read_photo(photos[0].path)
 """
+import contextlib
 import os
 import sys
 import warnings
@@ -112,7 +113,9 @@ def read_photo(path):
             warnings.simplefilter('ignore')  # about large pictures and odd metadata, both harmless
             with open_picture(file, FORMATS) as picture:
                 check_memory(picture)
-                ImageOps.exif_transpose(picture, in_place=True)  # a copy of the largest would take 0.7 GB
+                picture.load()
+                with contextlib.suppress(Exception):  # damaged EXIF
+                    ImageOps.exif_transpose(picture, in_place=True)  # a copy of the largest would take 0.7 GB
                 return to_rgb(picture)
     except UnidentifiedImageError:
         reason = 'not an image, or of a format that cannot be read; convert it to JPEG or PNG'

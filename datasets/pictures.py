@@ -86,8 +86,8 @@ def open_picture(file, formats=None):
 
 def check_memory(picture):
     """Raises ValueError, whose message is one line, if memory does not suffice to decode a picture of Pillow's."""
-    needed, free = picture.width * picture.height * BYTES_PER_PIXEL, psutil.virtual_memory().available
-    if needed > free:
+    needed = picture.width * picture.height * BYTES_PER_PIXEL
+    if needed > 2 ** 28 and needed > (free := psutil.virtual_memory().available):
         raise ValueError(f'{picture.width} x {picture.height} pixels need {needed >> 20:,} MB of memory, and '
                          f'{free >> 20:,} MB are free; scale it down')
 
@@ -189,10 +189,10 @@ def read_mask(path, class_set, scale):
         return Mask(look_up_colours(pixels[:, :, :3], path, class_set), 'colour')
     if mode not in ('P', 'L', '1', 'I', 'I;16'):
         raise BadFileError(f'{path}: a mask of mode {mode}; save it with a palette, in grey or in RGB', 'kind of mask')
-    values, table = pixels // STRETCH.get(mask.raw_mode, 1), class_set.label_of_value
+    values, table = pixels // STRETCH[mask.raw_mode] if mask.raw_mode in STRETCH else pixels, class_set.label_of_value
     if mode != 'P':
         return Mask(look_up_values(values, path, table), 'grey')
-    by_palette = order_palette(mask.picture.getpalette('RGB'), values, path, class_set)
+    by_palette = order_palette(mask.picture, path, class_set)
     oddity = '' if (by_palette == table).all() else (
         "its palette has the classes' colours in an order of its own; the colours count, not the values")
     return Mask(look_up_values(values, path, by_palette), 'palette', oddity)
@@ -212,7 +212,8 @@ def read_sbd_mask(path):
 
 def look_up_values(values, path, table):
     """Labels of a mask's values, int [H, W], in a table, uint8 [256]; BadFileError if one is not a class."""
-    labels = np.where((values >= 0) & (values <= 255), table[values & 255], NO_CLASS)
+    labels = cv2.LUT(values, table) if values.dtype == np.uint8 else np.where(
+        (values >= 0) & (values <= 255), table[values & 255], NO_CLASS)
     if (labels == NO_CLASS).any():
         raise BadFileError(f'{path}: class {values[labels == NO_CLASS].min()} is neither 0..'
                            f'{np.flatnonzero(table < NO_CLASS)[-1]} nor {IGNORE_LABEL}; does --classes name all?',
@@ -220,12 +221,13 @@ def look_up_values(values, path, table):
     return labels
 
 
-def order_palette(palette, values, path, class_set):
+def order_palette(picture, path, class_set):
     """The labels of a palette mask's values, uint8 [256]: by their colours if all that occur are the class set's.
-    Where a class set has VOC's colours only by default, a mask with VOC's palette is one from a tool that gives it to
+    For classes that have VOC's colours only by default, a mask with VOC's palette is one from a tool that gives it to
     any classes. BadFileError: some colours that occur are of other classes than their values, some of none."""
     table, meant = class_set.label_of_value, class_set.label_of_colour
-    used = [value for value in np.flatnonzero(np.bincount(values.ravel())).tolist() if value != IGNORE_LABEL]
+    used = np.flatnonzero(picture.histogram()[:IGNORE_LABEL]).tolist()
+    palette = picture.getpalette('RGB')
     shown = [tuple(palette[3 * value:3 * value + 3]) for value in used]
     vocs = shown == list(map(tuple, utils.voc_palette()[used].tolist()))
     labels = [meant.get(colour) for colour in shown]
@@ -253,6 +255,11 @@ def look_up_colours(colours, path, class_set):
         colour = tuple(colours[labels == NO_CLASS][0].tolist())
         raise BadFileError(f'{path}: colour {colour} is not in the {colour_map}', 'unknown colour')
     return labels
+
+
+def count_pixels(labels):
+    """How often each label occurs in uint8 [H, W]; int64 [256]."""
+    return np.array(Image.fromarray(labels).histogram(), np.int64)  # faster than bincount
 
 
 def encode_label(labels):

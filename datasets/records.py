@@ -9,8 +9,6 @@ One `tf.train.Example` for each image:
     image/format        b'jpeg' or b'png'
     image/label_format  b'png'
 
-    with records.open_writer('fcn_train.record') as writer:
-        writer.write(records.make_example(b'2007_000032', jpeg_bytes, png_bytes, 281, 500))
     num_examples = records.count_examples('fcn_train.record')
 """
 import contextlib

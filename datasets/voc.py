@@ -1,8 +1,8 @@
 """A data set in VOC's layout, with SBD beside it if wanted: its lists, its folders, an image and its mask.
 
     train, val = voc.find_splits('VOCdevkit/VOC2012', ('train', 'val'), ('SegmentationClass', 'SegmentationClass'))
-    lists = voc.read_lists((train, val))
-    pair = voc.read_pair(train, lists.ids[0][0], classes.VOC, scale=1.0)
+    (train_ids, val_ids), _, faults = voc.read_lists((train, val))
+    pair = voc.read_pair(train, train_ids[0], classes.VOC, scale=1.0)
 
 Layout: the PASCAL VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). SBD, the Semantic Boundaries
 Dataset, has masks without void borders for 11,355 images of VOC2011, as img/, cls/, train.txt and val.txt.
@@ -19,6 +19,7 @@ from datasets.pictures import BadFileError
 
 ROLES = ('train', 'val')
 SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
+NO_NAME = 'no name of a file; give the file name alone, without folder and ending'
 OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'\S+\s+-?[01]', "an id with 1 or -1, as VOC's lists of one class have; take a list of ImageSets/Segmentation"),
     (r'#.*', 'a comment; remove it'),
@@ -27,7 +28,8 @@ OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'.*[/\\].*', 'a path; give the file name alone, without folder and ending'),
     (r'.*\.(?i:jpe?g|png|bmp|mat)', 'a file name with its ending; remove the ending'),
     (r'.*[\s,;].*', 'more than one word; give the id alone'),
-    (r'.*', 'no name of a file; give the file name alone, without folder and ending'))
+    (r'.*', NO_NAME))
+NO_ID = r'\.{1,2}|.{201,}|.*[/\\\x00-\x1f\x7f-\x9f].*'  # nor a path, nor with control characters
 
 
 class Finding(NamedTuple):
@@ -51,13 +53,6 @@ class Split(NamedTuple):
         return os.path.basename(self.list_path) + (' + SBD' if self.sbd_dir else '')
 
 
-class Lists(NamedTuple):
-    """What the lists of train and val hold, SBD's included."""
-    ids: list  # two lists of str, each id once
-    listed: list  # two ints, their lines, unusable ones and repetitions included
-    faults: list  # of Finding
-
-
 class Pair(NamedTuple):
     """An image and its mask, as far as they can be read."""
     image_path: str
@@ -71,36 +66,30 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
     """The train and the val Split of VOC's folder; UserError if a folder is missing.
     list_names: two, in ImageSets/Segmentation. label_dirs: two, of the masks. sbd_dir: SBD's benchmark_RELEASE/dataset,
     which joins train."""
-    check_folder(data_dir, f'--data_dir {data_dir} is not a folder: unpack VOC2012 there, or name the folder that '
-                           'holds JPEGImages')
-    image_dir = os.path.join(data_dir, 'JPEGImages')
-    check_folder(image_dir, f'{image_dir} is not a folder: --data_dir must name the folder that holds JPEGImages')
-    images, splits = list_files(image_dir, pictures.FORMATS), []
-    for role, name, label_dir in zip(ROLES, list_names, label_dirs):
-        path = os.path.join(data_dir, label_dir)
-        check_folder(path, f'{path} is not a folder: name the one with the masks by --{role}_label_dir')
-        splits.append(Split(role, os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt'), image_dir, path,
-                            images, list_files(path, ('.png', '.bmp'))))
-    if sbd_dir:
-        check_folder(os.path.join(sbd_dir, 'cls'), f'--sbd_dir {sbd_dir}: has no folder cls; name the folder '
-                                                   'benchmark_RELEASE/dataset of SBD')
-        # VOC's own files are taken where there are some, because its masks have void borders.
-        splits[0] = splits[0]._replace(
-            images={**list_files(os.path.join(sbd_dir, 'img'), pictures.FORMATS), **images},
-            masks={**list_files(os.path.join(sbd_dir, 'cls'), ('.mat',)), **splits[0].masks}, sbd_dir=sbd_dir)
-    return splits
-
-
-def check_folder(path, message):
-    """Raises UserError unless `path` is a folder."""
-    if not os.path.isdir(path):
-        raise utils.UserError(message)
+    image_dir, *label_dirs = (os.path.join(data_dir, name) for name in ('JPEGImages', *label_dirs))
+    lists = [os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt') for name in list_names]
+    for folder, cure in ((data_dir, 'unpack VOC2012 there, or name the folder that holds JPEGImages by --data_dir'),
+                         (image_dir, '--data_dir must name the folder that holds JPEGImages'),
+                         *((path, f'name the one with the masks by --{role}_label_dir')
+                           for role, path in zip(ROLES, label_dirs)),
+                         *((os.path.join(sbd_dir, name), 'name benchmark_RELEASE/dataset of SBD by --sbd_dir')
+                           for name in ('img', 'cls') if sbd_dir)):
+        if not os.path.isdir(folder):
+            raise utils.UserError(f'{folder} is not a folder: {cure}')
+    images = list_files(image_dir, pictures.FORMATS)
+    train, val = (Split(*of_split, images, list_files(of_split[-1], ('.png', '.bmp')))
+                  for of_split in zip(ROLES, lists, [image_dir] * 2, label_dirs))
+    if sbd_dir:  # VOC's own files are taken where there are some, because its masks have void borders
+        train = train._replace(images={**list_files(os.path.join(sbd_dir, 'img'), pictures.FORMATS), **images},
+                               masks={**list_files(os.path.join(sbd_dir, 'cls'), ('.mat',)), **train.masks},
+                               sbd_dir=sbd_dir)
+    return [train, val]
 
 
 def list_files(folder, endings):
     """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
     found = collections.defaultdict(list)
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+    for name in sorted(os.listdir(folder)):
         stem, ending = os.path.splitext(name)
         if ending.lower() in endings:
             found[stem].append(os.path.join(folder, name))
@@ -108,24 +97,27 @@ def list_files(folder, endings):
 
 
 def read_lists(splits):
-    """Reads the lists of train and val and, if SBD takes part, its two lists, whose ids join train, as Lists.
-    SBD's images of val are left out. What SBD adds is printed, and whether one list is that of both splits. UserError:
-    a list is missing, empty or not text."""
+    """Reads the lists of train and val; if SBD takes part, the ids of its two lists join train, except those of val.
+    Prints what SBD adds, and whether one list is that of both splits. Returns two lists of ids, each once; two ints,
+    the lines of the lists; the faults, list of Finding. UserError if a list is missing, empty or not text."""
     train, val = splits
     cures = ', or mend --data_dir', '; --val_split train scores on the images trained on'
     sources = [(split.list_path, f'name a list of one image id a line by --{split.role}_split{cure}')
                for split, cure in zip(splits, cures)]
-    sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name the folder benchmark_RELEASE/dataset of SBD by '
-                                                             '--sbd_dir') for role in ROLES if train.sbd_dir]
+    sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name benchmark_RELEASE/dataset of SBD by --sbd_dir')
+                for role in ROLES if train.sbd_dir]
     lines = [utils.read_lines(*source) for source in sources]
     ids, faults = zip(*(find_ids(path, of_list, train.images) for (path, _), of_list in zip(sources, lines)))
     faults = sum(faults, [])
     if train.list_path == val.list_path:
         print(f'note: {val.list_path} is the list of both train and val: scores are those on images trained on')
-    else:
-        faults += find_overlap(splits, *ids[:2])
+    else:  # a score on images that were trained on is meaningless
+        shared = sorted(set(ids[0]) & set(ids[1]))
+        hint = " (SBD's own lists hold images of VOC's val)" if 'aug' in os.path.basename(train.list_path) else ''
+        faults += [Finding('id in both lists', f'{image_id} is in both {train.list_path} and {val.list_path}: remove '
+                                               f'it from one ({len(shared)} in all){hint}') for image_id in shared]
     added = add_sbd(ids[0], ids[1], [*ids[2], *ids[3]]) if train.sbd_dir else []
-    return Lists([ids[0] + added, ids[1]], [len(lines[0]) + len(added), len(lines[1])], faults)
+    return [ids[0] + added, ids[1]], [len(lines[0]) + len(added), len(lines[1])], faults
 
 
 def read_ids(list_path, cure):
@@ -141,32 +133,17 @@ def find_ids(list_path, lines, images=None):
     A line that may be an id, but looks as if it held more than that, is one if `images`, a dict by id, has it."""
     ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
-        form = next(number for number, (form, _) in enumerate(OTHER_LINES) if re.fullmatch(form, line, re.DOTALL))
-        is_plain = images is None or line in images or form == len(OTHER_LINES) - 1
-        if is_id(line) and is_plain:
-            ids[line] += 1
+        what = next(what for form, what in OTHER_LINES if re.fullmatch(form, line, re.DOTALL))
+        if re.fullmatch(NO_ID, line, re.DOTALL) or images is not None and line not in images and what != NO_NAME:
+            others[what].append(line)
         else:
-            others[OTHER_LINES[form][1]].append(line)
+            ids[line] += 1
     faults = [Finding('not an id', f'{list_path}: {found[0][:80]!r} is not an id, but {what} ({len(found)} such lines)')
               for what, found in others.items()]
     if repeated := [image_id for image_id, times in ids.items() if times > 1]:
         faults.append(Finding('repeated id', f'{list_path} holds {repeated[0]} more than once: remove what is doubled '
                                              f'({len(repeated)} in all)'))
     return list(ids), faults
-
-
-def is_id(text):
-    """Whether a line can only be the name of a file in a folder, and has no control characters."""
-    return (text not in ('.', '..') and len(text) <= 200
-            and not any(character in '/\\' or utils.is_control(character) for character in text))
-
-
-def find_overlap(splits, train_ids, val_ids):
-    """A Finding for each id in both splits: a score on images that were trained on is meaningless."""
-    shared = sorted(set(train_ids) & set(val_ids))
-    hint = " (SBD's own lists hold images of VOC's val)" if 'aug' in os.path.basename(splits[0].list_path) else ''
-    return [Finding('id in both lists', f'{image_id} is in both {splits[0].list_path} and {splits[1].list_path}: '
-                                        f'remove it from one ({len(shared)} in all){hint}') for image_id in shared]
 
 
 def add_sbd(train_ids, val_ids, sbd_ids):
@@ -206,7 +183,8 @@ def read_pair(split, image_id, class_set, scale):
 def read_file(split, files, folder, image_id, scale, read):
     """Reads an image or a mask by `read`, function of a path, that `files`, dict by id, has, or else `folder`.
     Returns its path; the result, None if it cannot be used; list of Finding."""
-    found = files.get(image_id) or [path for ending in photos.IMAGE_ENDINGS
+    others = (*photos.IMAGE_ENDINGS, *map(str.upper, photos.IMAGE_ENDINGS))  # which cannot be used, but named
+    found = files.get(image_id) or [path for ending in others
                                     if os.path.lexists(path := os.path.join(folder, image_id + ending))]
     path = found[0] if found else os.path.join(folder, image_id + ('.jpg' if folder == split.image_dir else '.png'))
     try:
@@ -219,7 +197,7 @@ def read_file(split, files, folder, image_id, scale, read):
 
 
 def turn_image(path, image, mask):
-    """Turns an ImageFile as viewers show it, unless only its stored size fits the mask; returns it, and a Finding."""
+    """An ImageFile as viewers show it, unless only its stored size fits the mask, and a Finding that says which."""
     upright, by_exif = pictures.turn_upright(image), f'by its EXIF orientation {image.orientation}'
     if mask and mask.labels.shape[::-1] == image.size != upright.size:
         return image, Finding('stored image', f'{path}: is used as it is stored, because its mask has that size; '

@@ -643,7 +643,8 @@ def test_split_file_that_is_a_pipe_is_refused(voc):
 
 @pytest.mark.parametrize('flags, named', [
     (['--train_split', 'trian'], r'trian\.txt.*--train_split'), (['--val_split', 'vla'], r'vla\.txt.*--val_split'),
-    (['--val_label_dir', 'Masks'], 'Masks.*--val_label_dir'), (['--data_dir', '/none/such'], '--data_dir /none/such')])
+    (['--val_label_dir', 'Masks'], 'Masks.*--val_label_dir'),
+    (['--data_dir', '/none/such'], '/none/such is not a folder.*--data_dir')])
 def test_missing_folder_or_list_names_the_flag(voc, flags, named):
     with pytest.raises(UserError, match=named):
         run(voc, *flags)

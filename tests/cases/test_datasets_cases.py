@@ -178,8 +178,10 @@ def test_d1_a_size_that_fits_neither_way_is_told_with_the_reason(folder, capfd):
                                   b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x05\0\0\0hello',
                                   b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0'])
 def test_d1_damaged_exif_and_unknown_orientations_change_nothing(folder, exif):
-    Image.fromarray(draw(48, 64, 1)[0]).save(image_of(folder, 'b'), exif=exif)
-    assert run(folder)[0]['b'][2] == image_of(folder, 'b').read_bytes()
+    image_of(folder, 'b').unlink()
+    Image.fromarray(draw(48, 64, 1)[0]).save(image_of(folder, 'b', '.png'), exif=exif)
+    assert run(folder)[0]['b'][2] == image_of(folder, 'b', '.png').read_bytes()
+    np.testing.assert_array_equal(photos.read_photo(str(image_of(folder, 'b', '.png'))), draw(48, 64, 1)[0])
 
 
 def test_d1_check_notes_what_is_turned_and_compares_what_is_seen(folder, capfd):
@@ -326,6 +328,13 @@ def test_d4_masks_of_labelme_are_read_by_its_values(folder):
                                   draw(48, 64, 3, (0, 1, 2, 255))[1])
 
 
+@pytest.mark.parametrize('name', ['labelmap.txt', 'labels.txt', 'classes.txt'])
+def test_d4_a_file_of_classes_in_the_data_is_pointed_out(folder, capfd, name):
+    (folder / name).write_text(CVAT)
+    run(folder)
+    assert f'give --classes {folder / name}' in capfd.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------- D5: void
 
 
@@ -455,7 +464,8 @@ def test_d7_many_missing_images_are_a_few_lines(folder, capfd):
 
 
 @pytest.mark.parametrize('ending, said', [('.tif', 'is neither JPEG nor PNG by its ending; save it as one of them'),
-                                          ('.webp', 'is neither JPEG nor PNG'), ('.HEIC', 'No such file')])
+                                          ('.webp', 'is neither JPEG nor PNG'),
+                                          ('.HEIC', 'b.HEIC: is neither JPEG nor PNG')])
 def test_d7_images_of_other_endings_are_named(folder, capfd, ending, said):
     image_of(folder, 'b').rename(image_of(folder, 'b', ending))
     fails(folder)
@@ -574,10 +584,12 @@ def test_d10_81_megapixels_at_a_quarter(folder):
 
 
 def test_d10_what_goes_in_is_bounded_by_memory(folder, monkeypatch, capfd):
-    memory = psutil.virtual_memory()._replace(available=48 * 64 * 16 - 1)
+    memory = psutil.virtual_memory()._replace(available=3071 << 20)
+    monkeypatch.setattr(pictures, 'BYTES_PER_PIXEL', 1 << 20)
     monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory)
     fails(folder)
-    assert 'a.jpg: 64 x 48 pixels need 0 MB of memory, and 0 MB are free; scale it down' in capfd.readouterr().err
+    said = 'a.jpg: 64 x 48 pixels need 3,072 MB of memory, and 3,071 MB are free; scale it down'
+    assert said in capfd.readouterr().err
 
 
 @pytest.mark.parametrize('kind, options', [('PNG', {}), ('WEBP', {}), ('GIF', {}), ('TIFF', {}), ('BMP', {})])
@@ -653,6 +665,13 @@ def test_d13_an_epoch_with_a_small_buffer_has_each_example_once(tmp_path, monkey
     order = [data[0] for data in read_order(tmp_path / 'a.record', 20, 0)]
     assert sorted(order) == list(range(20)) != order
     assert all(number < place + 5 for place, number in enumerate(order))
+
+
+def test_d12_a_link_to_nothing_is_listed_as_before(folder, capfd):
+    image_of(folder, 'b').unlink()
+    image_of(folder, 'b').symlink_to('gone.jpg')
+    fails(folder)
+    assert 'b.jpg: No such file or directory' in capfd.readouterr().err
 
 
 def test_d13_large_tiles_are_written_in_a_random_order(folder, monkeypatch):

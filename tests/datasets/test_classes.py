@@ -95,7 +95,7 @@ def side_file(name='sky', colour='#010203', images=1, pixels=(1, 2, 0)):
     side_file(images='1'), side_file(pixels=[1, 0.5, 0])])
 def test_a_damaged_side_file_is_named(tmp_path, content):
     write(tmp_path / 'a.record.json', content)
-    with pytest.raises(UserError, match='a.record.json: damaged; write the record again'):
+    with pytest.raises(UserError, match='a.record.json: damaged; mend it, or write the record again'):
         classes.read_side_file(str(tmp_path / 'a.record'))
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_side_file_is_named(tmp_path, content):
                                         (link_to_itself, 'Too many')])
 def test_a_side_file_that_is_none_is_named(tmp_path, make, told):
     make(tmp_path / 'a.record.json')
-    with pytest.raises(UserError, match=f'a.record.json: {told}.*; mend that, or write the record again'):
+    with pytest.raises(UserError, match=f'a.record.json: {told}.*; mend it, or write the record again'):
         classes.read_side_file(str(tmp_path / 'a.record'))
 
 

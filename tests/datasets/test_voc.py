@@ -210,7 +210,7 @@ def test_links_of_sbd_stay_in_the_data_folders(folders, capfd):
 
 
 @pytest.mark.parametrize('spoil, reason', [
-    (lambda sbd_dir: (sbd_dir / 'cls').rename(sbd_dir / 'class'), '--sbd_dir .*: has no folder cls; name'),
+    (lambda sbd_dir: (sbd_dir / 'cls').rename(sbd_dir / 'class'), 'cls is not a folder: name .* of SBD by'),
     (lambda sbd_dir: (sbd_dir / 'val.txt').unlink(), 'val.txt: No such file or directory; name .* by --sbd_dir'),
     (lambda sbd_dir: write_list(sbd_dir / 'val.txt', ['../d']), "val.txt: '../d' is not an id")])
 def test_another_layout_is_refused_by_name(folders, spoil, reason):
