@@ -167,6 +167,7 @@ FAILURES = [
     (tf.errors.InternalError, 'Dst tensor is not initialized.', MEMORY),
     (tf.errors.FailedPreconditionError, 'DNN library initialization failed. Look at the errors above for more.', CUDNN),
     (tf.errors.UnimplementedError, 'DNN library is not found.', CUDNN),
+    (tf.errors.InvalidArgumentError, 'No DNN in stream executor.', CUDNN),  # on an H200 whose memory was taken
     (tf.errors.InternalError, 'Could not create cudnn handle: CUDNN_STATUS_NOT_INITIALIZED', CUDNN),
     (tf.errors.UnknownError, 'Failed to get convolution algorithm. This is probably because cuDNN failed to', CUDNN),
     (tf.errors.InternalError, 'Attempting to perform BLAS operation using StreamExecutor without BLAS support', CUDNN),
