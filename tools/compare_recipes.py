@@ -8,6 +8,7 @@ only calls the suite's other programs, and lists their commands below the table.
 same command resumes an interrupted comparison.
 """
 import json
+import math
 import os
 import platform
 import re
@@ -84,6 +85,8 @@ def parse_args(argv=None):
     parser.add_argument('--checkpoint_path', help='what each run starts from, see train.py')
     parser.add_argument('--output_dir', default='out/compare', help='folder for records and runs')
     parser.add_argument('--results_dir', default='results/compare', help='folder for STUDY.md and STUDY.png')
+    parser.add_argument('--num_gpus', type=utils.positive_int, default=1,
+                        help='GPUs that share the work of each step; fewer where they do not divide the batch')
     return parser.parse_args(argv)
 
 
@@ -93,7 +96,7 @@ def main(argv=None):
     crf.check_installed('the comparison')
     utils.quiet_tensorflow()
     study = STUDIES[args.study]
-    lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path)
+    lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path, args.num_gpus)
     lab.convert(args.data_dir, args.classes)
     rows = [lab.train_and_score(name, flags, study.images_seen) for name, flags in study.runs.items()]
     best = max(rows, key=lambda row: row.held_out)
@@ -141,8 +144,8 @@ class Lab:
     """Calls the suite's programs for a Study, records their commands, and skips what is done already. Records and runs
     are in `folder`; all runs start from the checkpoint `start`, or at random."""
 
-    def __init__(self, study, folder, start=None):
-        self.study, self.folder, self.start, self.commands = study, folder, start, []
+    def __init__(self, study, folder, start=None, num_gpus=1):
+        self.study, self.folder, self.start, self.num_gpus, self.commands = study, folder, start, num_gpus, []
         self.records = {'fit': self.path('fit', 'fcn_train.record'), 'held_out': self.path('fit', 'fcn_val.record'),
                         'val': self.path('val', 'fcn_val.record')}
 
@@ -171,11 +174,12 @@ class Lab:
     def train_and_score(self, name, flags, images_seen):
         """Trains on `fit` for a number of images, and scores; returns the Row. flags: str, of train.py."""
         words = [*COMMON_FLAGS, *shlex.split(flags)]
-        steps = images_seen // train.parse_args(words).recipe.batch_size
+        batch_size = train.parse_args(words).recipe.batch_size
+        steps = images_seen // batch_size
         self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py',
-                  *(['--checkpoint_path', self.start] if self.start else []), '--output_dir', self.path(name),
+                  '--checkpoint_path', self.start or 'none', '--output_dir', self.path(name),
                   '--dataset_train', self.records['fit'], '--dataset_val', self.records['val'], '--max_steps', steps,
-                  *words)
+                  '--num_gpus', math.gcd(batch_size, self.num_gpus), *words)
         held_out, val = self.evaluate(name, 'held_out'), self.evaluate(name, 'val', '--crf')
         return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'])
 

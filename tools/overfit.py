@@ -34,6 +34,7 @@ def parse_args(argv=None):
     parser.add_argument('--learning_rate', type=utils.non_negative_float, default=1e-4, help="Adam's")
     parser.add_argument('--crop_size', type=utils.positive_int, default=224, help='side of the crops in pixels')
     parser.add_argument('--fc_channels', type=utils.positive_int, default=512, help='width of fc6 and fc7')
+    parser.add_argument('--num_gpus', type=utils.positive_int, default=1, help='GPUs that share the work of each step')
     return parser.parse_args(argv)
 
 

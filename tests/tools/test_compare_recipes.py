@@ -70,6 +70,15 @@ def test_p7_without_films_the_last_eighth_of_the_list_is_held_out(photos):
     assert compare_recipes.split_films(photos) == (photos[:10], photos[10:])
 
 
+@pytest.mark.parametrize('flags, number', [('--batch_size 6', 2), ('--recipe paper', 1), ('--batch_size 8', 4)])
+def test_g2_trainings_use_the_gpus_that_divide_their_batch(tmp_path, monkeypatch, flags, number):
+    lab, found = compare_recipes.Lab(compare_recipes.STUDIES['camvid'], str(tmp_path), num_gpus=4), []
+    monkeypatch.setattr(lab, 'call', lambda _, program, *flags: found.append(train.parse_args(map(str, flags))))
+    monkeypatch.setattr(lab, 'evaluate', lambda *_: {'mean_iou': 0.5, 'crf': {'mean_iou': 0.5}})
+    lab.train_and_score('run', flags, 48)
+    assert [(args.num_gpus, args.checkpoint_path) for args in found] == [(number, 'none')]
+
+
 # Mean IoUs of the runs on the held-out images, on val, and on val with the CRF.
 SCORES = {'first': (0.2, 0.21, 0.22), 'second': (0.3, 0.31, 0.32), 'second_longer': (0.4, 0.41, 0.42)}
 

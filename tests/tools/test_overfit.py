@@ -22,6 +22,14 @@ def test_overfit_scores_what_it_trains_on(record, tmp_path, capsys):
         overfit.main(['--dataset', record, '--output_dir', str(tmp_path)])
 
 
+def test_g2_overfit_passes_num_gpus_on(record, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(overfit.train, 'main', found.extend)
+    monkeypatch.setattr(overfit.page, 'read_table', lambda _: [{'mean_iou': 0.5}])
+    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_gpus', '2'])
+    assert '--num_gpus=2' in found and not any(flag.startswith('--checkpoint_path') for flag in found)
+
+
 def test_too_few_images_is_one_line(tmp_path):
     record = write_record(tmp_path / 'one.record', [draw_pair(40, 40, 0)])
     with pytest.raises(utils.UserError, match='--num_images 4: .*one.record holds only 1'):
