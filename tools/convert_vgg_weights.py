@@ -33,6 +33,10 @@ import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import h5py
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -166,7 +170,8 @@ def save_checkpoint(prefix, weights):
     folder, name = os.path.split(os.path.abspath(prefix))
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='partial-', dir=folder) as partial:
-        with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+        config = tf.ConfigProto(device_count={'GPU': 0})
+        with tf.Graph().as_default(), utils.without_noise(), tf.Session(config=config) as session:
             # Fed, because 553 MB of constants would come close to the limit of a graph, 2 GB.
             tensors = [tf.placeholder(tf.float32, values.shape) for values in weights.values()]
             save = tf.raw_ops.SaveV2(prefix=os.path.join(partial, name), tensor_names=list(weights),

@@ -25,6 +25,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+if __name__ == '__main__':
+    import utils
+    utils.import_tensorflow()
+
 import requests
 import tqdm
 import urllib3
