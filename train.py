@@ -37,6 +37,7 @@ from utils import UserError, bilinear_upsample_weights
 
 # ------------------------------------------------------------------------------------------- FCN-8s, in eight steps
 
+
 class Network(NamedTuple):
     """Which network of the family.
 

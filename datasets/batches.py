@@ -1,6 +1,6 @@
 """Records on their way into a graph (tf.data): complete images for scores, random crops for training.
 
-    batches = training_batches(record, num_examples, batch_size, crop_size, pad_rgb, seed)
+    batches = training_batches(Sampling(record, num_examples, batch_size, crop_size, pad_rgb, seed))
 
 records.py has what a record holds.
 """

@@ -82,6 +82,13 @@ def draw_photo(height, width, seed=0):
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def with_orientation(number):
+    """EXIF with an orientation, 1 to 8."""
+    exif = Image.Exif()
+    exif[0x112] = number
+    return exif
+
+
 def encode(pixels, **options):
     """Bytes of an image file; options are Pillow's."""
     file = io.BytesIO()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import CAMVID, draw_photo, encode, load_network
+from conftest import CAMVID, draw_photo, encode, load_network, with_orientation
 from PIL import Image
 
 import evaluate
@@ -18,14 +18,6 @@ from datasets.photos import read_photo
 from inference import crf
 from inference.weights import find_checkpoint, network_variables
 from utils import UserError
-
-ORIENTATION = 0x112  # EXIF tag
-
-
-def with_orientation(number):
-    exif = Image.Exif()
-    exif[ORIENTATION] = number
-    return exif
 
 
 def write_odd_photos(folder, photo):

@@ -23,6 +23,7 @@ FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
 
 DEFAULT_START = 'vgg_16.ckpt'  # what tools/download.py fetches
 
+
 def find_start(path, output_dir, fc_channels):
     """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
     Without the flag, vgg_16.ckpt of the working folder is taken if its fc6 has `fc_channels`, and output_dir holds no

@@ -59,6 +59,7 @@ RECIPES = {recipe.name: recipe for recipe in (
            upsampling='learned'))}
 FLAGS = Recipe._fields[1:10]
 
+
 def add_flags(parser):
     """Adds --recipe and the flags whose defaults a recipe sets; the help shows those of `default`."""
     add = parser.add_argument_group('recipe', 'how the network is trained; the defaults shown are those of --recipe '

@@ -30,6 +30,7 @@ class Placement(NamedTuple):
 
 HERE = Placement('', '', [Machine('', [''], None)], [''])  # one device, which TensorFlow chooses
 
+
 def place_here(num_gpus, batch_size):
     """The Placement on `num_gpus` devices of this process: GPUs, or without a GPU, parts of the CPU.
     The first device holds the variables: the optimiser is fast there, and the other GPUs read another GPU's memory

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import with_orientation
 from PIL import Image
 
 import convert_fcn_dataset as convert
@@ -104,9 +105,7 @@ def fails(root, *flags):
 
 
 def save_stored(path, pixels, orientation, **options):
-    exif = Image.Exif()
-    exif[0x112] = orientation
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, exif=exif, **options)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, exif=with_orientation(orientation), **options)
 
 
 @pytest.mark.parametrize('size', [(48, 64), (48, 48)])

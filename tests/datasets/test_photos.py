@@ -4,21 +4,13 @@ import io
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_photo, encode
+from conftest import draw_photo, encode, with_orientation
 from PIL import Image
 
 from datasets import photos
 from utils import UserError
 
-ORIENTATION = 0x112  # EXIF tag
-
 # ------------------------------------------------------------------------------------------- reading
-
-
-def with_orientation(number):
-    exif = Image.Exif()
-    exif[ORIENTATION] = number
-    return exif
 
 
 def read(data, tmp_path):

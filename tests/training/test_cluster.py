@@ -27,7 +27,6 @@ ROOT = os.path.dirname(train.__file__)
 NARROW = tuple((name, repeats, channels // 8) for name, repeats, channels in vgg.BLOCKS)
 
 
-
 def find_ports(number):
     """TCP ports that are free, list of int."""
     sockets = [socket.create_server(('127.0.0.1', 0)) for _ in range(number)]
