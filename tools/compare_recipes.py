@@ -3,9 +3,9 @@
     python tools/compare_recipes.py --study camvid --data_dir camvid --classes camvid/classes.txt
 
 Nothing is chosen on the images that are reported. The last part of each film, or of the list, is held out from the
-training list; the best run and the CRF's parameters are chosen on that part before the val list is scored. This script
-only calls the suite's other programs, and lists their commands below the table. Finished parts are not repeated, so the
-same command resumes an interrupted comparison.
+training list; the best run and the CRF's parameters are chosen on that part before the val list is scored. The best
+flags then train on the complete list, for longer. This script only calls the suite's other programs, and lists their
+commands below the table. Finished parts are not repeated, so the same command resumes an interrupted comparison.
 """
 import json
 import math
@@ -27,13 +27,14 @@ from matplotlib.figure import Figure
 
 import train
 import utils
-from datasets import voc
-from inference import crf
+from datasets import classes, voc
+from inference import crf, devices
 from report import page
 from utils import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HELD_OUT = 8  # one image in so many of each film
+FREQUENT = 500_000  # training pixels at full size from which a class counts as frequent
 AVERAGED = ['--scales', '0.75,1,1.25', '--flip']
 
 
@@ -41,43 +42,73 @@ class Study(NamedTuple):
     """What is compared on a data set."""
     title: str
     scale: float  # of images and masks
+    train_split: str  # name of the training list
+    label_dir: str  # folder of its masks
     images_seen: int  # training images of each run
-    long_images: int  # training images of one more run, with the best flags; 0: no such run
+    long_images: int  # training images of one more run, with the best flags on the complete list; 0: no such run
     trials: int  # of the search for the CRF's parameters
-    runs: dict  # of name to flags of train.py, str
+    runs: dict  # of name to flags of train.py, str; {runs} in them is the folder of the runs
 
 
 class Row(NamedTuple):
-    """A line of the table; None is an empty cell. `held_out`, `val`, `val_crf` are mean IoUs."""
+    """A line of the table; None is an empty cell. Mean IoUs: on the held-out images; on val, over all classes and over
+    the frequent ones; the same with the CRF."""
     name: str
     flags: str
     steps: int
     images_seen: int
+    minutes: float  # of training steps
     held_out: float
     val: float
+    val_frequent: float
     val_crf: float
+    val_crf_frequent: float
 
 
-SHORT = '--recipe adamw --learning_rate 2e-4 --schedule poly --batch_size 2 --augment flip'  # for hundreds of steps
+SHORT = '--recipe adamw --schedule poly --batch_size 4'  # for hundreds to some thousands of steps
 COMMON_FLAGS = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
 
 STUDIES = {
     'camvid': Study(
-        'CamVid at half size', 0.5, 480, 960, 60, {
+        'CamVid', 1.0, 'train', 'SegmentationClass', 3200, 42240, 24, {
+            'short': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 224',
+            'short_320': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 320',
+            'short_320_low': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 320',
+            'short_320_all': f'{SHORT} --learning_rate 2e-4 --augment flip scale rotate colour --crop_size 320'}),
+    'camvid_half': Study(
+        'CamVid at half size', 0.5, 'train', 'SegmentationClass', 3200, 0, 24, {
             'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
             'poly': '--recipe poly --crop_size 160',
-            'short': f'{SHORT} --crop_size 160',
-            'short_32s': f'{SHORT} --crop_size 160 --model fcn_32s',
-            'short_16s': f'{SHORT} --crop_size 160 --model fcn_16s',
-            'short_fixed': f'{SHORT} --crop_size 160 --upsampling fixed',
-            'short_plain': f'{SHORT} --crop_size 160 --augment',
-            'short_augmented': f'{SHORT} --crop_size 160 --augment flip scale rotate colour'}),
+            'short': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160',
+            'short_32s': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --model fcn_32s',
+            'short_16s': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --model fcn_16s',
+            'short_fixed': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --upsampling fixed',
+            'short_plain': f'{SHORT} --learning_rate 2e-4 --augment --crop_size 160',
+            'short_scaled': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 160',
+            'short_all': f'{SHORT} --learning_rate 2e-4 --augment flip scale rotate colour --crop_size 160',
+            'short_batch_2': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --batch_size 2',
+            'short_weights': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 '
+                             '--class_weights median_frequency',
+            'short_ohem': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --loss ohem'}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand) at half size', 0.5, 480, 0, 24, {
-            'default': '--crop_size 112',
-            'short': f'{SHORT} --crop_size 112'}),
+        'VOC2012 (the part of it that was at hand)', 1.0, 'trainaug', 'SegmentationClassAug', 4800, 36000, 24, {
+            'short': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 320',
+            'short_scaled': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 320',
+            'poly': '--recipe poly'}),
+    'voc_half': Study(
+        'VOC2012 (the part of it that was at hand) at half size', 0.5, 'trainaug', 'SegmentationClassAug', 4800, 0,
+        24, {
+            'default': '--crop_size 160',
+            'poly': '--recipe poly --crop_size 160',
+            'short': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160',
+            'short_scaled': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 160',
+            'stage_32s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 --model fcn_32s',
+            'stage_16s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 --model fcn_16s '
+                         '--checkpoint_path {runs}/stage_32s',
+            'stage_8s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 '
+                        '--checkpoint_path {runs}/stage_16s'}),
 }
 
 
@@ -95,24 +126,26 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
-    """Searches the CRF's parameters for the first run, and for the best run or its longer training."""
+    """Scores the runs, then the best one with the CRF's parameters that suit it, and its longer training."""
     args = parse_args(argv)
     crf.check_installed('the comparison')
     utils.quiet_tensorflow()
     study = STUDIES[args.study]
     lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path, args.num_gpus)
     lab.convert(args.data_dir, args.classes)
-    rows = [lab.train_and_score(name, flags, study.images_seen) for name, flags in study.runs.items()]
-    best = max(rows, key=lambda row: row.held_out)
-    refined = [lab.refine(rows[0], 'searched CRF')]
-    if study.long_images:
-        rows.append(lab.train_and_score(f'{best.name}_longer', best.flags, study.long_images))
-        refined += [lab.refine(rows[-1], 'searched CRF'),
-                    lab.refine(rows[-1], 'searched CRF, three scales and mirrored', *AVERAGED)]
-    elif best is not rows[0]:
-        refined.append(lab.refine(best, 'searched CRF'))
+    stem, rows = os.path.join(args.results_dir, args.study), []
     os.makedirs(args.results_dir, exist_ok=True)
-    write_page(lab, rows + refined, best.name, os.path.join(args.results_dir, args.study))
+    for name, flags in study.runs.items():
+        rows.append(lab.train_and_score(name, flags, study.images_seen))
+        write_page(lab, rows, stem)
+    best = max(rows, key=lambda row: row.held_out)
+    parameters = ['--crf_params', lab.search(best.name)]
+    rows.append(lab.score_again(best, 'searched CRF', *parameters))
+    if study.long_images:
+        longer = lab.train_and_score(f'{best.name}_longer', best.flags, study.long_images, 'train')
+        rows += [longer, lab.score_again(longer, 'searched CRF', *parameters),
+                 lab.score_again(longer, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
+    write_page(lab, rows, stem)
     print(f'table and curves in {args.results_dir}')
 
 
@@ -131,16 +164,17 @@ def split_films(ids):
     return [image_id for image_id in ids if image_id in fit], held_out
 
 
-def write_lists(data_dir, folder):
-    """Makes a VOC folder of data_dir's images and masks with the lists `val`, and `fit` and `held_out` by films."""
+def write_lists(data_dir, folder, train_split='train'):
+    """Makes a VOC folder of data_dir's images and masks with four lists: `train`, `val`, and the two parts into which
+    split_films divides `train`: `fit` and `held_out`."""
     lists = os.path.join(folder, 'ImageSets', 'Segmentation')
     os.makedirs(lists, exist_ok=True)
-    for name in ('JPEGImages', 'SegmentationClass'):
-        if not os.path.lexists(os.path.join(folder, name)):
+    for name in os.listdir(data_dir):
+        if name != 'ImageSets' and not os.path.lexists(os.path.join(folder, name)):
             os.symlink(os.path.abspath(os.path.join(data_dir, name)), os.path.join(folder, name))
     train_ids, val_ids = (voc.read_ids(os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{split}.txt'),
-                                       "--data_dir must be a folder in VOC's layout") for split in ('train', 'val'))
-    for name, ids in zip(('fit', 'held_out', 'val'), (*split_films(train_ids), val_ids)):
+                                       "--data_dir must be a folder in VOC's layout") for split in (train_split, 'val'))
+    for name, ids in zip(('train', 'fit', 'held_out', 'val'), (train_ids, *split_films(train_ids), val_ids)):
         utils.save_text(os.path.join(lists, f'{name}.txt'), '\n'.join(ids) + '\n')
 
 
@@ -151,7 +185,7 @@ class Lab:
     def __init__(self, study, folder, start=None, num_gpus=1):
         self.study, self.folder, self.start, self.num_gpus, self.commands = study, folder, start, num_gpus, []
         self.records = {'fit': self.path('fit', 'fcn_train.record'), 'held_out': self.path('fit', 'fcn_val.record'),
-                        'val': self.path('val', 'fcn_val.record')}
+                        'train': self.path('train', 'fcn_train.record'), 'val': self.path('train', 'fcn_val.record')}
 
     def path(self, *names):
         return os.path.join(self.folder, *names)
@@ -165,27 +199,31 @@ class Lab:
             if subprocess.run([sys.executable, os.path.join(ROOT, program), *flags]).returncode:
                 raise UserError(f'{program} has failed, see above; correct that, and the same command resumes there')
 
-    def convert(self, data_dir, classes):
-        """Writes the records of all three lists. classes: str or None, the file of their names."""
-        write_lists(data_dir, self.path('voc'))
-        own = ['--classes', classes] if classes else []
-        for val_split in ('held_out', 'val'):
-            record = self.records[val_split]
-            self.call(record, 'convert_fcn_dataset.py', '--data_dir', self.path('voc'), '--train_split', 'fit',
-                      '--val_split', val_split, '--output_dir', os.path.dirname(record), *own,
-                      '--scale', self.study.scale)
+    def convert(self, data_dir, classes_file):
+        """Writes the records of all four lists. classes_file: str or None."""
+        study = self.study
+        write_lists(data_dir, self.path('voc'), study.train_split)
+        own = ['--classes', classes_file] if classes_file else []
+        for train_split, val_split, label_dir in (('fit', 'held_out', study.label_dir),
+                                                  ('train', 'val', 'SegmentationClass')):
+            record = self.records[train_split]
+            self.call(record, 'convert_fcn_dataset.py', '--data_dir', self.path('voc'), '--train_split', train_split,
+                      '--val_split', val_split, '--train_label_dir', study.label_dir, '--val_label_dir', label_dir,
+                      '--output_dir', os.path.dirname(record), *own, '--scale', study.scale)
 
-    def train_and_score(self, name, flags, images_seen):
-        """Trains on `fit` for a number of images, and scores; returns the Row. flags: str, of train.py."""
+    def train_and_score(self, name, flags, images_seen, split='fit'):
+        """Trains on a list for a number of images, and scores; returns the Row. flags: str, of train.py."""
+        flags = flags.format(runs=self.folder)
         words = [*COMMON_FLAGS, *shlex.split(flags)]
         batch_size = train.parse_args(words).recipe.batch_size
         steps = images_seen // batch_size
         self.call(self.path(name, 'train', f'model.ckpt-{steps}.index'), 'train.py',
                   '--checkpoint_path', self.start or 'none', '--output_dir', self.path(name),
-                  '--dataset_train', self.records['fit'], '--dataset_val', self.records['val'], '--max_steps', steps,
+                  '--dataset_train', self.records[split], '--dataset_val', self.records['val'], '--max_steps', steps,
                   '--num_gpus', math.gcd(batch_size, self.num_gpus), *words)
-        held_out, val = self.evaluate(name, 'held_out'), self.evaluate(name, 'val', '--crf')
-        return Row(name, flags, steps, images_seen, held_out['mean_iou'], val['mean_iou'], val['crf']['mean_iou'])
+        held_out = self.evaluate(name, 'held_out')['mean_iou'] if split == 'fit' else None
+        return Row(name, flags, steps, images_seen, self.read_minutes(name, batch_size), held_out,
+                   *self.read_scores(self.evaluate(name, 'val', '--crf')))
 
     def evaluate(self, name, split, *flags, label=''):
         folder = self.path(name, split + label)
@@ -194,40 +232,80 @@ class Lab:
         with open(os.path.join(folder, 'metrics.json'), encoding='utf-8') as file:
             return json.load(file)
 
-    def refine(self, row, way, *flags):
-        """The Row of a trained run with CRF parameters searched on `held_out`; `way`, str, names it in the table."""
-        found = self.path(row.name, 'crf_search', 'crf.json')
-        self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(row.name, 'train'),
+    def read_minutes(self, name, batch_size):
+        """Minutes that a run's training steps took, from its log, float."""
+        log, done, seconds = page.read_table(self.path(name, 'train', 'log.csv')), 0, 0.0
+        for row in log:
+            seconds += (row['step'] - done) * batch_size / row['images_per_second']
+            done = row['step']
+        return seconds / 60
+
+    def read_scores(self, metrics):
+        """The last four entries of a Row from the dict of a metrics.json."""
+        side_file = classes.read_side_file(self.records['train'])
+        frequent = [name for name, pixels in zip(side_file['classes'].names, side_file['pixels'])
+                    if pixels >= FREQUENT * self.study.scale ** 2]
+        for scores in (metrics, metrics['crf']):
+            ious = [scores['per_class_iou'][name] or 0.0 for name in frequent]
+            yield from (scores['mean_iou'], sum(ious) / max(len(ious), 1))
+
+    def search(self, name):
+        """Searches the CRF's parameters for a run on the held-out images; returns the path of crf.json."""
+        found = self.path(name, 'crf_search', 'crf.json')
+        self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(name, 'train'),
                   '--dataset', self.records['held_out'], '--output_dir', os.path.dirname(found),
                   '--trials', self.study.trials)
-        flags = ['--crf_params', found, *flags]
-        val = self.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
-        return row._replace(name=f'{row.name}: {way}', flags=shlex.join(flags), held_out=None, val=val['mean_iou'],
-                            val_crf=val['crf']['mean_iou'])
+        return found
+
+    def score_again(self, row, way, *flags):
+        """The Row of a trained run evaluated with other flags; `way`, str, names it in the table."""
+        metrics = self.evaluate(row.name, 'val', '--crf', *flags, label='_' + way.replace(' ', '_').replace(',', ''))
+        return Row(f'{row.name}: {way}', shlex.join(flags), row.steps, row.images_seen, None, None,
+                   *self.read_scores(metrics))
 
 
-def write_page(lab, rows, best, stem):
-    """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen. best: str, the chosen run."""
+def draw_losses(lab, rows, path):
+    """Draws the losses of the Rows' runs over the images seen."""
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
-    for row in (row for row in rows if row.held_out is not None):
+    for row in (row for row in rows if row.minutes is not None):
         log = page.read_table(lab.path(row.name, 'train', 'log.csv'))
         axes.plot([each['step'] * row.images_seen / row.steps for each in log],
                   [each['loss_per_pixel'] for each in log], label=row.name, linewidth=1)
     axes.set(xlabel='training images seen', ylabel='loss per pixel', ylim=(0, None))
     axes.legend(fontsize=7)
-    with utils.whole_file(f'{stem}.png') as partial:
+    with utils.whole_file(path) as partial:
         figure.savefig(partial, dpi=110)
+
+
+def format_row(row):
+    shares = ['' if iou is None else f'{100 * iou:.1f}' for iou in row[5:]]
+    cells = [row.name, f'`{row.flags}`', str(row.steps), f'{row.images_seen:,}',
+             '' if row.minutes is None else f'{row.minutes:.1f}', *shares]
+    return f'| {" | ".join(cells)} |'
+
+
+def format_classes(lab, row, label):
+    """The IoU of each class on val for a trained run, lines of a table; `label` as for Lab.evaluate."""
+    metrics = lab.evaluate(row.name, 'val', '--crf', label=label)
+    return ['', f'| {row.name} | IoU | IoU with CRF |', '|---|---|---|',
+            *(f'| {name} | {100 * (iou or 0):.1f} | {100 * (metrics["crf"]["per_class_iou"][name] or 0):.1f} |'
+              for name, iou in metrics['per_class_iou'].items())]
+
+
+def write_page(lab, rows, stem):
+    """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen."""
+    draw_losses(lab, rows, f'{stem}.png')
+    best = max((row for row in rows if row.held_out is not None), key=lambda row: row.held_out)
+    last = [row for row in rows if row.minutes is not None][-1]
     lines = [f'# {lab.study.title}', '',
-             f'Made by `tools/compare_recipes.py` on {platform.platform()}, {os.cpu_count()} cores. Mean IoU in '
-             f'percent. Chosen on the held-out training images: **{best}**.', '',
-             '| run | flags | steps | images seen | held out | val | val with CRF |', '|' + '---|' * 7]
-    for name, flags, steps, images_seen, *scores in rows:
-        cells = [name, f'`{flags}`' if flags else '', str(steps), f'{images_seen:,}',
-                 *('' if iou is None else f'{100 * iou:.1f}' for iou in scores)]
-        lines.append(f'| {" | ".join(cells)} |')
-    lines += ['', f'![loss of the runs]({os.path.basename(stem)}.png)', '', 'Commands:', '',
-              *(f'    {command}' for command in lab.commands)]
+             f'Made by `tools/compare_recipes.py` on {platform.platform()}, {os.cpu_count()} cores; '
+             f'{devices.describe()}. Mean IoU in percent. "Frequent" is the mean over the classes with at least '
+             f'{FREQUENT:,} training pixels at full size. Best on the held-out training images: **{best.name}**.', '',
+             '| run | flags | steps | images seen | minutes | held out | val | val, frequent | val with CRF '
+             '| val with CRF, frequent |', '|' + '---|' * 10, *map(format_row, rows),
+             *format_classes(lab, last, ''), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
+             'Commands:', '', *(f'    {command}' for command in dict.fromkeys(lab.commands))]
     utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
 
 
