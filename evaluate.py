@@ -63,6 +63,7 @@ def main(argv=None):
 
     scorecard = make_scorecard(checkpoint, found, args)
     print_scores(found.scores, found.class_set.names)
+    print_loss_by_crf(found.scores)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
           'seed {seed}'.format(**scorecard))
     write_metrics(output_dir, found, scorecard)
@@ -130,6 +131,15 @@ def print_scores(scores, class_names):
     width = max(map(len, columns[0])) + 2
     for name, *cells in zip(*columns):
         print((f'{name:{width}}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
+
+
+def print_loss_by_crf(scores):
+    """Prints a line if the CRF lowers the mean IoU. scores: dict as of Evaluation."""
+    if 'crf' in scores:
+        plain, refined = (scores[name].figures()['mean_iou'] for name in ('plain', 'crf'))
+        if refined < plain:
+            print(f'the CRF lowers the mean IoU from {plain:.4f} to {refined:.4f}: search for parameters that suit this '
+                  'network with tools/search_crf.py, and give them as --crf_params; or leave out --crf')
 
 
 def format_score(value):

@@ -122,6 +122,18 @@ def test_print_scores(capsys):
         'frequency-weighted IoU': ['0.5714', '1.0000'], 'boundary IoU (5 px)': ['0.5000', '1.0000']}
 
 
+@pytest.mark.parametrize('refined, line', [
+    ([[(0, 0), (1, 1)]], ''), (SCORE, ''),
+    ([[(0, 0), (0, 0), (1, 1), (1, 0)]], 'the CRF lowers the mean IoU from 1.0000 to 0.5833: search')])
+def test_a_crf_that_lowers_the_mean_iou_is_named(capsys, refined, line):
+    """Class 0: 2 of 3 pixels, class 1: 1 of 2."""
+    plain = SCORE if refined is SCORE else [[(0, 0), (1, 1)]]
+    evaluate.print_loss_by_crf({'plain': score_of(plain), 'crf': score_of(refined)})
+    evaluate.print_loss_by_crf({'plain': score_of(plain)})
+    out = capsys.readouterr().out
+    assert out.startswith(line) and bool(out) == bool(line)
+
+
 def test_the_worst_and_the_best_are_kept_and_the_others_let_go():
     extremes = {'worst': [], 'best': []}
     for iou in (0.5, 0.1, math.nan, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6):
