@@ -21,6 +21,7 @@ from benchmarks import __main__ as program
 from benchmarks import earlier_convert, earlier_training, inputs, measure, ours, page, refinement, rows
 from benchmarks.measure import Contender, Round
 from inference import crf
+from tools import make_sample_dataset
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
                                  reason='PyTorch is not installed: pip install torch==2.13.0')
@@ -123,9 +124,10 @@ def test_a_contender_times_itself(tmp_path):
 
 
 def draw_voc(folder):
-    subprocess.run([sys.executable, 'tools/make_sample_dataset.py', '--output_dir', folder, '--num_train', '6',
-                    '--num_val', '6', '--height', '60', '--width', '80'],
-                   cwd=measure.ROOT, check=True, stderr=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (('LONG_SIDE', (80, 81)), ('SHORT_SIDE', (60, 61)), ('UPRIGHT', 0)):
+            patch.setattr(make_sample_dataset, name, value)
+        make_sample_dataset.main(['--output_dir', folder, '--num_train', '6', '--num_val', '6'])
 
 
 @pytest.fixture(scope='module')

@@ -17,8 +17,10 @@ from utils import UserError
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp('drawn') / 'VOC'
-    make_sample_dataset.main(['--output_dir', str(folder), '--num_train', '12', '--num_val', '20', '--height', '64',
-                              '--width', '80'])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (('LONG_SIDE', (80, 81)), ('SHORT_SIDE', (64, 65)), ('UPRIGHT', 0)):
+            patch.setattr(make_sample_dataset, name, value)
+        make_sample_dataset.main(['--output_dir', str(folder), '--num_train', '12', '--num_val', '20'])
     return folder
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import utils
 from datasets.classes import VOC
 from tools import make_sample_dataset
 
@@ -45,8 +46,8 @@ def test_layout_is_vocs(sample):
     train = [f'train_{i:06d}' for i in range(3)]
     val = [f'val_{i:06d}' for i in range(20)]
     lists = {name: (sample / 'ImageSets' / 'Segmentation' / name).read_text().split() for name in
-             ('train.txt', 'val.txt', 'trainval.txt')}
-    assert lists == {'train.txt': train, 'val.txt': val, 'trainval.txt': train + val}
+             ('train.txt', 'val.txt')}
+    assert lists == {'train.txt': train, 'val.txt': val}
     assert sorted(read_tree(sample)) == sorted(
         [f'JPEGImages/{name}.jpg' for name in train + val] + [f'SegmentationClass/{name}.png' for name in train + val]
         + [f'ImageSets/Segmentation/{name}' for name in lists])
@@ -119,7 +120,7 @@ def test_labels_follow_the_picture(monkeypatch):
     chair = make_sample_dataset.OBJECTS['chair'].parts
     for name, hue in (('aeroplane', 0), ('bicycle', 120), ('bird', 240)):
         parts = [part._replace(paint=make_sample_dataset.Paint((hue, 100, 100))) for part in chair]
-        thing = make_sample_dataset.Thing(['room'], True, parts)  # as a flying thing it has no shadow
+        thing = make_sample_dataset.Thing(['room'], False, parts)
         monkeypatch.setitem(make_sample_dataset.OBJECTS, name, thing)
     canvas = np.full((360, 480, 3), 255, np.float32)
     instances = make_sample_dataset.draw_objects(canvas, [1, 2, 3], (120, 160), np.random.default_rng(3))
@@ -145,23 +146,12 @@ def test_seed_fixes_every_byte_and_more_pictures_change_none(sample, tmp_path):
     assert first['JPEGImages/train_000000.jpg'] != first['JPEGImages/val_000000.jpg']
 
 
-def test_asked_for_size_is_given():
-    image, labels = make_sample_dataset.draw_picture(0, 'train', 0, height=50, width=70)
-    assert image.shape == (50, 70, 3) and labels.shape == (50, 70)
-
-
-def test_broken_run_leaves_no_lists(tmp_path, monkeypatch):
-    argv = ['--output_dir', str(tmp_path), '--num_train', '1', '--num_val', '1', '--height', '40', '--width', '40']
-    make_sample_dataset.main(argv)
-    lists = tmp_path / 'ImageSets' / 'Segmentation'
-    assert len(list(lists.iterdir())) == 3
-
-    def full_disk(path, labels, palette):
-        raise OSError('No space left on device')
-    monkeypatch.setattr(make_sample_dataset, 'save_labels', full_disk)
-    with pytest.raises(OSError, match='No space'):
-        make_sample_dataset.main(argv)
-    assert list(lists.iterdir()) == []
+def test_another_data_set_is_left_alone(tmp_path):
+    (tmp_path / 'JPEGImages').mkdir()
+    (tmp_path / 'JPEGImages' / '2007_000032.jpg').touch()
+    with pytest.raises(utils.UserError, match='JPEGImages holds the images of another data set'):
+        make_sample_dataset.main(['--output_dir', str(tmp_path)])
+    assert read_tree(tmp_path) == {'JPEGImages/2007_000032.jpg': b''}
 
 
 def test_mistakes_take_one_line_from_any_folder(tmp_path):
