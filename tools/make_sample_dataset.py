@@ -277,7 +277,8 @@ def parse_args(argv=None):
     parser = utils.ArgumentParser('Draws a small data set in the folder layout of PASCAL VOC.')
     parser.add_argument('--output_dir', required=True, help='folder to write; files of the same names are replaced')
     parser.add_argument('--num_train', type=utils.positive_int, default=160, help='pictures to train on')
-    parser.add_argument('--num_val', type=utils.positive_int, default=40, help='pictures to validate on; 20 show every class')
+    parser.add_argument('--num_val', type=utils.positive_int, default=40,
+                        help='pictures to validate on; 20 show every class')
     parser.add_argument('--seed', type=utils.non_negative_int, default=0, help='another seed: other pictures')
     return parser.parse_args(argv)
 
