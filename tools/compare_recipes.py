@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -120,6 +121,8 @@ def parse_args(argv=None):
     parser.add_argument('--checkpoint_path', help='what each run starts from, see train.py')
     parser.add_argument('--output_dir', default='out/compare', help='folder for records and runs')
     parser.add_argument('--results_dir', default='results/compare', help='folder for STUDY.md and STUDY.png')
+    parser.add_argument('--jobs', type=utils.positive_int, default=1,
+                        help='runs at the same time; a large GPU has room for several')
     parser.add_argument('--num_gpus', type=utils.positive_int, default=1,
                         help='GPUs that share the work of each step; fewer where they do not divide the batch')
     return parser.parse_args(argv)
@@ -135,9 +138,11 @@ def main(argv=None):
     lab.convert(args.data_dir, args.classes)
     stem, rows = os.path.join(args.results_dir, args.study), []
     os.makedirs(args.results_dir, exist_ok=True)
+    if args.jobs > 1:
+        lab.work_ahead(args.jobs)
     for name, flags in study.runs.items():
         rows.append(lab.train_and_score(name, flags, study.images_seen))
-        write_page(lab, rows, stem)
+        write_page(lab, rows, stem, args.jobs)
     best = max(rows, key=lambda row: row.held_out)
     parameters = ['--crf_params', lab.search(best.name)]
     rows.append(lab.score_again(best, 'searched CRF', *parameters))
@@ -145,7 +150,7 @@ def main(argv=None):
         longer = lab.train_and_score(f'{best.name}_longer', best.flags, study.long_images, 'train')
         rows += [longer, lab.score_again(longer, 'searched CRF', *parameters),
                  lab.score_again(longer, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
-    write_page(lab, rows, stem)
+    write_page(lab, rows, stem, args.jobs)
     print(f'table and curves in {args.results_dir}')
 
 
@@ -210,6 +215,14 @@ class Lab:
             self.call(record, 'convert_fcn_dataset.py', '--data_dir', self.path('voc'), '--train_split', train_split,
                       '--val_split', val_split, '--train_label_dir', study.label_dir, '--val_label_dir', label_dir,
                       '--output_dir', os.path.dirname(record), *own, '--scale', study.scale)
+
+    def work_ahead(self, jobs):
+        """Trains and scores the runs that do not start from another one, `jobs` at a time."""
+        alone = [item for item in self.study.runs.items() if '{runs}' not in item[1]]
+        before = list(self.commands)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda item: self.train_and_score(*item, self.study.images_seen), alone))
+        self.commands = before  # the others' order is by chance: main() calls them again, and finds all done
 
     def train_and_score(self, name, flags, images_seen, split='fit'):
         """Trains on a list for a number of images, and scores; returns the Row. flags: str, of train.py."""
@@ -293,15 +306,16 @@ def format_classes(lab, row, label):
               for name, iou in metrics['per_class_iou'].items())]
 
 
-def write_page(lab, rows, stem):
+def write_page(lab, rows, stem, jobs):
     """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen."""
     draw_losses(lab, rows, f'{stem}.png')
     best = max((row for row in rows if row.held_out is not None), key=lambda row: row.held_out)
     last = [row for row in rows if row.minutes is not None][-1]
+    machine = f'{platform.platform()}, {os.cpu_count()} cores; {devices.describe()}'
     lines = [f'# {lab.study.title}', '',
-             f'Made by `tools/compare_recipes.py` on {platform.platform()}, {os.cpu_count()} cores; '
-             f'{devices.describe()}. Mean IoU in percent. "Frequent" is the mean over the classes with at least '
-             f'{FREQUENT:,} training pixels at full size. Best on the held-out training images: **{best.name}**.', '',
+             f'Made by `tools/compare_recipes.py` on {machine}{f"; {jobs} runs at a time" * (jobs > 1)}. Mean IoU in '
+             f'percent. "Frequent" is the mean over the classes with at least {FREQUENT:,} training pixels at full '
+             f'size. Best on the held-out training images: **{best.name}**.', '',
              '| run | flags | steps | images seen | minutes | held out | val | val, frequent | val with CRF '
              '| val with CRF, frequent |', '|' + '---|' * 10, *map(format_row, rows),
              *format_classes(lab, last, ''), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
