@@ -1,5 +1,6 @@
 # make demo: all stages on drawn data, in nine minutes on two CPU cores. make voc: the real job.
 # make check: linter and fast tests. make test: all tests.
+# demo and overfit fetch 64 MB of weights once: ImageNet's VGG16, without its fully connected layers.
 # Every target installs what it needs into .venv first. PYTHON=python3.12 chooses the interpreter: 3.11 or 3.12.
 
 PYTHON ?= python3
@@ -7,6 +8,7 @@ PYTHON ?= python3
 CUDA = $(shell nvidia-smi >/dev/null 2>&1 && sed -n 's/^tensorflow==/tensorflow[and-cuda]==/p' requirements.txt)
 BIN := .venv/bin
 DEMO := out/demo
+TRUNK := out/vgg_16.ckpt
 # For make voc: the folder of VOCdevkit and vgg_16.ckpt, flags of tools/download.py and of train.py.
 VOC_HOME ?= .
 VOC_OUT ?= results
@@ -44,11 +46,13 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
-demo: install
+$(TRUNK).index: | install
+	$(BIN)/python tools/convert_vgg_weights.py --source imagenet --output $(TRUNK)
+
+demo: install $(TRUNK).index
 	$(BIN)/python tools/make_sample_dataset.py --output_dir $(DEMO)/VOC
 	$(BIN)/python convert_fcn_dataset.py --data_dir $(DEMO)/VOC --output_dir $(DEMO)
-	$(BIN)/python tools/convert_vgg_weights.py --source hed --output $(DEMO)/vgg_16.ckpt
-	$(BIN)/python train.py --checkpoint_path $(DEMO)/vgg_16.ckpt --output_dir $(DEMO) \
+	$(BIN)/python train.py --checkpoint_path $(TRUNK) --output_dir $(DEMO) \
 		--dataset_train $(DEMO)/fcn_train.record --dataset_val $(DEMO)/fcn_val.record \
 		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 600 --val_steps 50 --eval_steps 100
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
@@ -61,12 +65,11 @@ voc: install
 		--dataset_train '$(VOC_HOME)/data/fcn_train.record' --dataset_val '$(VOC_HOME)/data/fcn_val.record' \
 		$(VOC_TRAIN_FLAGS)
 
-overfit: install
+overfit: install $(TRUNK).index
 	@test -d '$(VOC)' || { echo 'give a VOC folder: make overfit VOC=VOCdevkit/VOC2012'; exit 1; }
 	$(BIN)/python convert_fcn_dataset.py --data_dir '$(VOC)' --output_dir out/overfit
-	$(BIN)/python tools/convert_vgg_weights.py --source hed --output out/overfit/vgg_16.ckpt
 	$(BIN)/python tools/overfit.py --dataset out/overfit/fcn_train.record \
-		--checkpoint_path out/overfit/vgg_16.ckpt --output_dir out/overfit
+		--checkpoint_path $(TRUNK) --output_dir out/overfit
 
 bench: install
 	$(BIN)/python -m benchmarks --output_dir out/bench $(if $(VOC),--data_dir '$(VOC)')

@@ -55,7 +55,7 @@ class Inputs:
         A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
         third of its steps, most labels still have a chance: these maps are 'undecided'."""
         folder, found, third = self.path('overfit'), {}, self.map_steps // 3
-        measure.run_script(self.log_dir, 'tools/convert_vgg_weights.py', source='hed', output=self.path('trunk'))
+        measure.run_script(self.log_dir, 'tools/convert_vgg_weights.py', source='imagenet', output=self.path('trunk'))
         measure.run_script(self.log_dir, 'tools/overfit.py', dataset=self.records[1], output_dir=folder,
                            checkpoint_path=self.path('trunk'), num_images=6, fc_channels=min(512, self.fc_channels),
                            crop_size=min(128, self.crop_size), max_steps=self.map_steps, eval_steps=third)

