@@ -133,7 +133,7 @@ def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
         logits: float32 [B, H, W, C].
         labels: int32 [B, H, W], class index, or 255 for void.
         reduction: 'rows', summed over each row, then the mean over rows and batch; 'sum', over all pixels; 'mean', over
-            the pixels that are not void, each weighted by its class.
+            the pixels that are not void, each weighted by its class; 'ohem', as 'mean', over the hardest of each image.
         class_weights: float32 [C] or None, for 1.
 
     Returns:
@@ -147,20 +147,23 @@ def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
     classes_or_zero = tf.where(valid, labels, tf.zeros_like(labels))
     cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=classes_or_zero)
     cross_entropies = tf.where(valid, cross_entropies, tf.zeros_like(cross_entropies))
-    weight = pixels = tf.reduce_sum(tf.cast(valid, tf.float32))
+    weights = tf.cast(valid, tf.float32)
+    pixels = tf.reduce_sum(weights)
     loss_per_pixel = tf.reduce_sum(cross_entropies) / tf.maximum(pixels, 1)
 
     if class_weights is not None:
-        weights = tf.gather(tf.constant(class_weights), classes_or_zero)
-        cross_entropies *= weights
-        weight = tf.reduce_sum(tf.where(valid, weights, tf.zeros_like(weights)))
+        weights *= tf.gather(tf.constant(class_weights), classes_or_zero)
+    weight = tf.reduce_sum(weights)
+    if reduction == 'ohem':
+        weights = recipes.weigh_hardest(cross_entropies, weights)
+    cross_entropies *= weights
     if reduction == 'rows':
         loss = tf.reduce_mean(tf.reduce_sum(cross_entropies, axis=-1))
         weight = tf.cast(tf.reduce_prod(tf.shape(labels)[:2]), tf.float32)
-    elif reduction == 'mean':
-        loss = tf.reduce_sum(cross_entropies) / tf.maximum(weight, 1e-6)
-    else:
+    elif reduction == 'sum':
         loss, weight = tf.reduce_sum(cross_entropies), None
+    else:
+        loss = tf.reduce_sum(cross_entropies) / tf.maximum(weight, 1e-6)
     return loss, loss_per_pixel, weight, pixels
 
 

@@ -217,8 +217,39 @@ def test_the_other_reductions_and_class_weights_against_numpy():
                                   rel=1e-5)
 
 
+@pytest.mark.parametrize('class_weights', [None, np.array([0.5, 2, 1, 3], np.float32)])
+def test_the_loss_of_the_hardest_pixels_against_numpy(class_weights):
+    """Of each image, the quarter of the counted pixels with the largest cross-entropy; void is never among them."""
+    logits, labels, valid, softmax, onehot, entropy = random_case()
+    weights = valid * (1.0 if class_weights is None else onehot @ class_weights)
+    of_pixel = np.zeros_like(entropy)
+    for image in range(2):
+        order = np.argsort(np.where(valid[image], entropy[image], -1), axis=None)[::-1]
+        hardest = np.unravel_index(order[:-(-valid[image].sum() // 4)], (3, 5))
+        of_pixel[image][hardest] = weights[image][hardest] / weights[image][hardest].sum() * weights[image].sum()
+    assert 4 <= (of_pixel > 0).sum() <= 8 < valid.sum()
+    tensor = tf.constant(logits)
+    loss, per_pixel, weight, _ = train.segmentation_loss(tensor, tf.constant(labels), 'ohem', class_weights)
+    with tf.Session() as session:
+        found = session.run([loss, per_pixel, weight])
+        gradient = session.run(tf.gradients(loss, tensor)[0])
+    assert found == pytest.approx([(entropy * of_pixel).sum() / weights.sum(), entropy.sum() / valid.sum(),
+                                   weights.sum()], rel=1e-5)
+    np.testing.assert_allclose(gradient, (softmax - onehot) * (of_pixel / weights.sum())[..., np.newaxis], atol=1e-6)
+
+
+def test_equally_hard_pixels_all_count():
+    """At the start all scores are zero: then no corner of the image is preferred."""
+    labels = np.zeros((1, 4, 4), np.int32)
+    tensor = tf.zeros((1, 4, 4, 3))
+    loss, *_ = train.segmentation_loss(tensor, tf.constant(labels), 'ohem')
+    with tf.Session() as session:
+        gradient = session.run(tf.gradients(loss, tensor)[0])
+    np.testing.assert_allclose(gradient[..., 0], (1 / 3 - 1) / 16 * np.ones((1, 4, 4)), rtol=1e-6)
+
+
 def test_loss_of_a_batch_that_is_all_void_is_zero():
-    for reduction in ('rows', 'mean', 'sum'):
+    for reduction in ('rows', 'mean', 'sum', 'ohem'):
         loss, per_pixel, _, pixels = run_loss(np.ones((1, 2, 2, 21)), np.full((1, 2, 2), 255), reduction)
         assert (loss, per_pixel, pixels) == (0, 0, 0)
 

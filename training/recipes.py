@@ -15,6 +15,7 @@ from inference import weights
 from training import towers
 
 POLY_POWER = 0.9  # section 4.1.2 of DeepLab, arXiv 1606.00915
+HARD_SHARE = 0.25  # of the pixels of an image, which --loss ohem learns from
 
 
 class Recipe(NamedTuple):
@@ -73,8 +74,9 @@ def add_flags(parser):
     add('--weight_decay', type=utils.non_negative_float,
         help='of the convolution kernels, not of biases; with adamw the share of each that a step takes, which falls '
              'with the schedule, else L2 in the loss')
-    add('--loss', choices=('rows', 'mean', 'sum'),
-        help='cross-entropy summed over each row and averaged over rows, averaged over pixels, or summed over all')
+    add('--loss', choices=('rows', 'mean', 'sum', 'ohem'),
+        help='cross-entropy summed over each row and averaged over rows, averaged over pixels, summed over all, or '
+             f'averaged over the hardest {HARD_SHARE:.0%}% of the pixels of each image')
     add('--batch_size', type=utils.positive_int, help='crops a step')
     add('--crop_size', type=utils.non_negative_int, help='side of the training crops in pixels; 0: complete images')
     add('--augment', nargs='*', choices=augmentation.KINDS,
@@ -175,6 +177,27 @@ def scale_gradient(recipe, gradient, variable):
 def l2_decay(recipe):
     """The L2 regularisation, float, that the network must be built with."""
     return 0.0 if recipe.optimizer == 'adamw' else recipe.weight_decay
+
+
+def weigh_hardest(cross_entropies, weights):
+    """Moves the weights of an image's pixels to the hardest HARD_SHARE of them, those with the largest cross-entropy.
+    Arguments and result are float32 [B, H, W]; a pixel of weight 0 is void. The sum of each image's weights stays as it
+    is, so parts of a batch are averaged as with the plain mean. Pixels as hard as the last one that counts count too.
+
+    Sources: Shrivastava, Gupta, Girshick, "Training Region-based Object Detectors with Online Hard Example Mining",
+    CVPR 2016; for pixels: Wu, Shen, van den Hengel, "High-performance Semantic Segmentation Using Very Deep Fully
+    Convolutional Networks", arXiv 1604.04339, which ranks those of a batch together.
+    """
+    with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA sorts more slowly
+        valid = weights > 0
+        ranked = tf.where(valid, cross_entropies, -tf.ones_like(cross_entropies))
+        ranked = tf.sort(tf.reshape(ranked, [tf.shape(ranked)[0], -1]), direction='DESCENDING')
+        counted = tf.reduce_sum(tf.cast(valid, tf.float32), axis=[1, 2])
+        last = tf.maximum(tf.cast(tf.ceil(HARD_SHARE * counted), tf.int32), 1) - 1
+        bounds = tf.gather(ranked, last, batch_dims=1)[:, tf.newaxis, tf.newaxis]
+        hardest = tf.where(valid & (cross_entropies >= bounds), weights, tf.zeros_like(weights))
+        of_image, of_hardest = (tf.reduce_sum(each, axis=[1, 2], keepdims=True) for each in (weights, hardest))
+        return tf.stop_gradient(hardest * tf.div_no_nan(of_image, of_hardest))
 
 
 def build_histograms(gradients):

@@ -58,7 +58,8 @@ def take_steps(args, start, class_weights=None, steps=2):
 
 
 @pytest.mark.parametrize('recipe, more', [
-    ('default', []), ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency'])])
+    ('default', []), ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
+    ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])])
 def test_two_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, more):
     """Each recipe has another loss or optimiser; poly's is the mean loss of adamw, here with class weights."""
     args = [train.parse_args(['--recipe', recipe, '--batch_size', '4', '--dataset_train', uneven_record,
