@@ -186,7 +186,7 @@ def weigh_hardest(cross_entropies, weights):
 
     Sources: Shrivastava, Gupta, Girshick, "Training Region-based Object Detectors with Online Hard Example Mining",
     CVPR 2016; for pixels: Wu, Shen, van den Hengel, "High-performance Semantic Segmentation Using Very Deep Fully
-    Convolutional Networks", arXiv 1604.04339, which ranks those of a batch together.
+    Convolutional Networks", arXiv 1604.04339.
     """
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA sorts more slowly
         valid = weights > 0
