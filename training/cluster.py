@@ -75,30 +75,21 @@ def read_cluster():
         given, kind, index = config['cluster'], config['task']['type'], int(config['task'].get('index', 0))
         if not 0 <= index < len(given.get(kind, ())):
             raise ValueError(f'its cluster has no {kind} {index}')
-        if 'master' in given:  # TensorFlow's earlier name
-            given['chief'], kind = given.pop('master'), 'chief' if kind == 'master' else kind
-        elif not given.get('chief') and given.get('worker'):  # as managed clusters have it: worker 0 is the chief
+        if not given.get('chief') and given.get('worker'):  # as managed clusters have it: worker 0 is the chief
             given['chief'], given['worker'] = given['worker'][:1], given['worker'][1:]
             if kind == 'worker':
                 kind, index = ('worker', index - 1) if index else ('chief', 0)
-        addresses = {kind: list(map(str, given.pop(kind, ()))) for kind in TASK_TYPES}
-        check_addresses(addresses, unknown_types=given)
+        addresses = {kind: given.pop(kind, []) for kind in TASK_TYPES}
+        if len(addresses['chief']) != 1:
+            raise ValueError(f'it has {len(addresses["chief"])} chiefs instead of one')
+        if given:
+            raise ValueError(f'{", ".join(given)} is not a task type')
+        if wrong := [address for address in sum(addresses.values(), []) if not re.fullmatch(r'.+:\d{1,5}', address)]:
+            raise ValueError(f'{wrong[0]!r} is not host:port')
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         reason = f'{error} is missing' if isinstance(error, KeyError) else error
         raise UserError(f'TF_CONFIG cannot be used ({reason}); {TF_CONFIG_CURE}') from None
     return Cluster(addresses, Task(kind, index, addresses[kind][index]))
-
-
-def check_addresses(addresses, unknown_types):
-    """Raises ValueError unless there is one chief, no unknown task type, and every address is host:port."""
-    if len(addresses['chief']) != 1:
-        raise ValueError(f'it has {len(addresses["chief"])} chiefs instead of one')
-    if unknown_types:
-        raise ValueError(f'{", ".join(unknown_types)} is not a task type')
-    for address in sum(addresses.values(), []):
-        port = re.fullmatch(r'.+:(\d{1,5})', address)
-        if not port or not 0 < int(port.group(1)) < 65536:
-            raise ValueError(f'{address!r} is not host:port')
 
 
 def run(train, config, job):
@@ -158,15 +149,11 @@ def result_queue():
 def send_result(cluster, failure):
     """Ends all tasks but the chief; skips those that are lost."""
     for task in cluster.tasks('worker', 'ps'):
-        if find_fault(task.address):
-            continue
-        with tf.Graph().as_default(), tf.device(task.device):
-            send = result_queue().enqueue(failure)
-            try:
-                with connect(task) as session:
+        if not find_fault(task):
+            with tf.Graph().as_default(), tf.device(task.device):
+                send = result_queue().enqueue(failure)
+                with connect(task) as session, contextlib.suppress(tf.errors.OpError):
                     session.run(send)
-            except tf.errors.OpError:
-                print(f'{task} does not respond; end it by hand', flush=True)
 
 
 def run_chief(train, config, job, cluster):
@@ -190,9 +177,8 @@ def try_training(train, job, cluster, server, incarnations):
     """Trains from the last checkpoint on. Returns False if a worker is lost before the end."""
     try:
         check_parameter_servers(cluster, incarnations)
-        with report_lost_tasks(cluster):
-            check_records(cluster, job)
-            train(place_on_machines(cluster, server, job.batch_size))
+        check_records(cluster, job)
+        train(place_on_machines(cluster, server, job.batch_size))
         return True
     except (UserError, *LOST) as error:
         check_parameter_servers(cluster, incarnations)
@@ -236,13 +222,16 @@ def list_devices(task):
         return session.list_devices()
 
 
-def find_fault(address, timeout=5):
-    """Why 'host:port' accepts no connection within seconds, str; None if it does."""
-    host, port = address.rsplit(':', 1)
+def find_fault(task):
+    """Why a task does not respond, str; None if it does. Connecting comes first, because TensorFlow waits longer."""
+    host, port = task.address.rsplit(':', 1)
     try:
-        socket.create_connection((host.strip('[]'), int(port)), timeout).close()
+        socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+        list_devices(task)
     except (OSError, UnicodeError) as error:
         return getattr(error, 'strerror', None) or str(error)
+    except tf.errors.OpError:
+        return 'the program on that port does not respond like train.py'
 
 
 def wait_for_tasks(cluster, incarnations=()):
@@ -250,7 +239,7 @@ def wait_for_tasks(cluster, incarnations=()):
     With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile."""
     for task in cluster.tasks('worker', 'ps'):
         printed = None
-        while (fault := find_silence(task)):
+        while (fault := find_fault(task)):
             if fault != printed:
                 print(f'waiting for {task} ({fault})', flush=True)
             printed = fault
@@ -259,47 +248,9 @@ def wait_for_tasks(cluster, incarnations=()):
             time.sleep(0.5)
 
 
-def find_silence(task):
-    """Why a task does not respond, str; None if it does."""
-    fault = find_fault(task.address)
-    if not fault:
-        try:
-            list_devices(task)
-        except tf.errors.OpError:
-            fault = 'the program on that port does not respond like train.py'
-    return fault
-
-
-@contextlib.contextmanager
-def report_lost_tasks(cluster, interval=10):
-    """Prints which tasks are unreachable, checked every `interval` seconds: TensorFlow may wait for them in silence."""
-    ended = threading.Event()
-
-    def check_repeatedly():
-        lost = set()
-        while not ended.wait(interval):
-            for task in cluster.tasks('worker', 'ps'):
-                fault = find_fault(task.address)
-                if fault and task not in lost and not ended.is_set():
-                    print(f'{task} cannot be reached ({fault})', flush=True)
-                (lost.add if fault else lost.discard)(task)
-
-    threading.Thread(target=check_repeatedly, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
 def incarnation_ids(cluster):
     """Each parameter server's incarnation id, which changes when it restarts; 0 if unreachable. list of int."""
-    ids = []
-    for task in cluster.tasks('ps'):
-        try:
-            ids.append(0 if find_fault(task.address) else list_devices(task)[0].incarnation)
-        except tf.errors.OpError:
-            ids.append(0)
-    return ids
+    return [0 if find_fault(task) else list_devices(task)[0].incarnation for task in cluster.tasks('ps')]
 
 
 def check_parameter_servers(cluster, incarnations):
