@@ -24,6 +24,8 @@ from tqdm import tqdm
 import utils
 from datasets import batches, check, classes, pictures, records, voc
 
+CLASS_FILES = ('classes.txt', 'class_names.txt', 'labelmap.txt', 'labels.txt', 'train/_classes.csv')
+
 
 class Summary(NamedTuple):
     """What became of one split."""
@@ -45,14 +47,17 @@ def parse_args(argv=None):
                             help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt; may be one for both')
         parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
                             help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
+    parser.add_argument('--val_fraction', type=fraction, metavar='F',
+                        help='for data without a val list: use about F of the train list, or of all masks if there are '
+                             'no lists, for validation; chosen by a hash of the id, so the same images each time')
     parser.add_argument('--sbd_dir', metavar='DIR',
                         help="folder benchmark_RELEASE/dataset of SBD, with img/, cls/, train.txt and val.txt: its "
                              "images join the train record, except those of the val list; VOC's own mask is taken "
                              'where there is one')
     parser.add_argument('--classes', metavar='FILE',
                         help="text file with the classes' names in the order of the masks' values, one a line; NAME "
-                             "#rrggbb names a class's colour as well; labelmap.txt of CVAT, labels.txt of labelme and "
-                             "_classes.csv of Roboflow are read too; without it the classes are VOC's")
+                             "#rrggbb names a class's colour as well; labelmap.txt of CVAT, class_names.txt of "
+                             "labelme and _classes.csv of Roboflow are read too; without it the classes are VOC's")
     parser.add_argument('--scale', type=scale_factor, default=1.0, metavar='F',
                         help='scale pictures to F of their sides, up to 1: images by averaging areas, as JPEGs of '
                              'quality 95 without chroma subsampling (4:4:4), masks by nearest neighbour')
@@ -77,6 +82,13 @@ def scale_factor(text):
         if 0 < float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0 and up to 1')
+
+
+def fraction(text):
+    """argparse type: a float above 0 and below 1."""
+    if scale_factor(text) == 1:
+        raise argparse.ArgumentTypeError('1 leaves nothing to train on; give a number below it')
+    return float(text)
 
 
 def convert_pair(split, image_id, class_set, scale):
@@ -164,7 +176,9 @@ def main(argv=None):
     class_set = classes.read_classes(args.classes) if args.classes else classes.VOC
     splits = voc.find_splits(args.data_dir, (args.train_split, args.val_split),
                              (args.train_label_dir, args.val_label_dir), args.sbd_dir)
-    for path in (os.path.join(args.data_dir, name) for name in ('classes.txt', 'labelmap.txt', 'labels.txt')):
+    if args.val_fraction:
+        splits = voc.share_list(*splits, args.val_fraction)
+    for path in (os.path.join(args.data_dir, *name.split('/')) for name in CLASS_FILES):
         if not args.classes and os.path.isfile(path):
             print(f'note: the classes are assumed to be those of VOC; if they are not, give --classes {path}',
                   file=sys.stderr)

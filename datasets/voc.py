@@ -1,14 +1,16 @@
-"""A data set in VOC's layout, with SBD beside it if wanted: its lists, its folders, an image and its mask.
+"""A data set in VOC's or Roboflow's layout, with SBD beside it if wanted: lists, folders, an image and its mask.
 
     train, val = voc.find_splits('VOCdevkit/VOC2012', ('train', 'val'), ('SegmentationClass', 'SegmentationClass'))
     (train_ids, val_ids), _, faults = voc.read_lists((train, val))
     pair = voc.read_pair(train, train_ids[0], classes.VOC, scale=1.0)
 
 Layout: the PASCAL VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/). SBD, the Semantic Boundaries
-Dataset, has masks without void borders for 11,355 images of VOC2011, as img/, cls/, train.txt and val.txt.
+Dataset, has masks without void borders for 11,355 images of VOC2011, as img/, cls/, train.txt and val.txt. Roboflow's
+"Semantic Segmentation Masks" are folders train/ and valid/ of ID.jpg, ID_mask.png and _classes.csv, without lists.
 """
 import collections
 import concurrent.futures
+import hashlib
 import os
 import re
 from typing import NamedTuple
@@ -41,16 +43,18 @@ class Finding(NamedTuple):
 class Split(NamedTuple):
     """The train or the val part of a data set."""
     role: str  # of ROLES
-    list_path: str  # text file, one id a line
+    list_path: str  # text file, one id a line, or a folder, all of whose masks are meant
     image_dir: str
     label_dir: str
     images: dict  # of id to list of paths, as list_files
     masks: dict
     sbd_dir: str | None = None
+    val_fraction: float | None = None  # of a list that train and val share
 
     @property
     def list_name(self):
-        return os.path.basename(self.list_path) + (' + SBD' if self.sbd_dir else '')
+        return (os.path.basename(self.list_path) + (' + SBD' if self.sbd_dir else '')
+                + (f' ({self.role})' if self.val_fraction else ''))
 
 
 class Pair(NamedTuple):
@@ -63,9 +67,11 @@ class Pair(NamedTuple):
 
 
 def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
-    """The train and the val Split of VOC's folder; UserError if a folder is missing.
+    """The train and the val Split of VOC's folder, or of Roboflow's; UserError if a folder is missing.
     list_names: two, in ImageSets/Segmentation. label_dirs: two, of the masks. sbd_dir: SBD's benchmark_RELEASE/dataset,
     which joins train."""
+    if os.path.isfile(os.path.join(data_dir, 'train', '_classes.csv')):
+        return list(find_roboflow_splits(data_dir))
     image_dir, *label_dirs = (os.path.join(data_dir, name) for name in ('JPEGImages', *label_dirs))
     lists = [os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt') for name in list_names]
     for folder, cure in ((data_dir, 'unpack VOC2012 there, or name the folder that holds JPEGImages by --data_dir'),
@@ -86,6 +92,39 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
     return [train, val]
 
 
+def find_roboflow_splits(data_dir):
+    """The train and the val Split of Roboflow's folders train/ and valid/."""
+    for role, name in zip(ROLES, ('train', 'valid')):
+        folder = os.path.join(data_dir, name)
+        images, pngs = (list_files(folder, endings) if os.path.isdir(folder) else {}
+                        for endings in (pictures.FORMATS, ('.png',)))
+        masks = {stem.removesuffix('_mask'): paths for stem, paths in pngs.items() if stem.endswith('_mask')}
+        yield Split(role, folder, folder, folder, images, masks)
+
+
+def share_list(train, val, val_fraction):
+    """The train and the val Split of one list: that of train, or of all its masks if the data set has no lists.
+    UserError if val has a list, which comes from the user."""
+    if os.path.exists(val.list_path):
+        raise utils.UserError(f'{val.list_path} is there: leave out --val_fraction, or name by --val_split the val '
+                              'list that is to be made')
+    has_lists = os.path.isdir(os.path.dirname(train.list_path))
+    train = train._replace(list_path=train.list_path if has_lists else train.label_dir, val_fraction=val_fraction)
+    return [train, train._replace(role='val', sbd_dir=None)]
+
+
+def divide_ids(ids, val_fraction):
+    """Divides a list of ids into those of train and those of val, at least one each; UserError if there is only one.
+    An id is val's if its SHA-256, as a number from 0 to 1, is below val_fraction. So images that come later move no
+    other image from one part to the other, and the val part is only about as large as val_fraction says."""
+    if len(ids) < 2:
+        raise utils.UserError('--val_fraction: the list holds one image; train and val need one each')
+    number = {image_id: int(hashlib.sha256(image_id.encode()).hexdigest(), 16) / 2 ** 256 for image_id in ids}
+    count = sum(number[image_id] < val_fraction for image_id in ids)
+    val = set(sorted(ids, key=number.get)[:min(max(count, 1), len(ids) - 1)])
+    return [[image_id for image_id in ids if image_id not in val], [image_id for image_id in ids if image_id in val]]
+
+
 def list_files(folder, endings):
     """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
     found = collections.defaultdict(list)
@@ -101,15 +140,20 @@ def read_lists(splits):
     Prints what SBD adds, and whether one list is that of both splits. Returns two lists of ids, each once; two ints,
     the lines of the lists; the faults, list of Finding. UserError if a list is missing, empty or not text."""
     train, val = splits
-    cures = ', or mend --data_dir', '; --val_split train scores on the images trained on'
+    cures = ('; without lists, --val_fraction 0.2 divides all masks',
+             '; --val_fraction 0.2 divides the train list, --val_split train scores on the images trained on')
     sources = [(split.list_path, f'name a list of one image id a line by --{split.role}_split{cure}')
                for split, cure in zip(splits, cures)]
     sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name benchmark_RELEASE/dataset of SBD by --sbd_dir')
                 for role in ROLES if train.sbd_dir]
-    lines = [utils.read_lines(*source) for source in sources]
-    ids, faults = zip(*(find_ids(path, of_list, train.images) for (path, _), of_list in zip(sources, lines)))
+    lines = [sorted(split.masks) for split in splits if os.path.isdir(split.list_path)]
+    lines += [utils.read_lines(*source) for source in sources[len(lines):]]
+    images = {**train.images, **val.images}
+    ids, faults = map(list, zip(*(find_ids(path, of_list, images) for (path, _), of_list in zip(sources, lines))))
     faults = sum(faults, [])
-    if train.list_path == val.list_path:
+    if train.val_fraction:
+        lines[:2] = ids[:2] = divide_ids(ids[0], train.val_fraction)
+    elif train.list_path == val.list_path:
         print(f'note: {val.list_path} is the list of both train and val: scores are those on images trained on')
     else:  # a score on images that were trained on is meaningless
         shared = sorted(set(ids[0]) & set(ids[1]))

@@ -327,7 +327,7 @@ def test_d4_masks_of_labelme_are_read_by_its_values(folder):
                                   draw(48, 64, 3, (0, 1, 2, 255))[1])
 
 
-@pytest.mark.parametrize('name', ['labelmap.txt', 'labels.txt', 'classes.txt'])
+@pytest.mark.parametrize('name', ['labelmap.txt', 'labels.txt', 'classes.txt', 'class_names.txt'])
 def test_d4_a_file_of_classes_in_the_data_is_pointed_out(folder, capfd, name):
     (folder / name).write_text(CVAT)
     run(folder)

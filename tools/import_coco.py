@@ -1,0 +1,154 @@
+"""Draws the objects of a COCO JSON file as masks in VOC's layout, which convert_fcn_dataset.py reads.
+
+    pip install pycocotools
+    python tools/import_coco.py --annotations instances_val2017.json --images val2017 --output_dir coco
+
+Class 0 is the background, and the categories are 1, 2, ... in the order of their ids. Polygons, run lengths and crowds
+are drawn by pycocotools: crowds first, then the objects from large to small, so that of two that overlap the smaller
+one is seen. The format: https://cocodataset.org/#format-data.
+"""
+import argparse
+import contextlib
+import glob
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from datasets import classes
+from utils import UserError
+
+try:
+    from pycocotools import mask as run_lengths
+    from pycocotools.coco import COCO
+except ImportError:
+    COCO = None
+
+
+def parse_args(argv=None):
+    parser = utils.ArgumentParser("Draws the objects of a COCO JSON file as masks in VOC's layout.")
+    parser.add_argument('--annotations', required=True, metavar='FILE', default=argparse.SUPPRESS,
+                        help='JSON file with images, annotations and categories')
+    parser.add_argument('--images', required=True, metavar='DIR', default=argparse.SUPPRESS,
+                        help='folder of the images that the file names')
+    parser.add_argument('--output_dir', default='coco', help="folder in VOC's layout; several files may share it")
+    parser.add_argument('--split', default='train', metavar='NAME',
+                        help='the list ImageSets/Segmentation/NAME.txt that is written')
+    return parser.parse_args(argv)
+
+
+def read_coco(path):
+    """Reads a JSON file as pycocotools' COCO; UserError if it cannot be read, or has another form."""
+    if COCO is None:
+        raise UserError('pycocotools is missing: pip install pycocotools')
+    try:
+        with contextlib.redirect_stdout(None):  # COCO prints its progress
+            coco = COCO(path)
+        if not (coco.imgs and coco.anns and coco.cats):
+            raise ValueError('has no images, no annotations or no categories')
+        return coco
+    except OSError as error:
+        raise UserError(f'--annotations {path}: {error.strerror}') from None
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'--annotations {path}: is not a COCO file of objects ({error})') from None
+
+
+def find_classes(coco):
+    """The ClassSet of a COCO's categories, and the class of each category id, dict of int to int. Categories of one
+    name are one class; one called background is the background. ValueError if they cannot be classes."""
+    categories = [coco.cats[number] for number in sorted(coco.cats)]
+    names = list(dict.fromkeys(['background', *(each['name'] for each in categories)]))
+    return classes.check_class_set(names), {each['id']: names.index(each['name']) for each in categories}
+
+
+def find_images(coco, folder):
+    """The images of a COCO: dict of VOC's id to image id and path. UserError: a file is missing or not in the folder,
+    or two have the same id. Folders in a file's name become part of VOC's id."""
+    found = {}
+    for number, image in coco.imgs.items():
+        name = os.path.normpath(image['file_name'])
+        path, image_id = os.path.join(folder, name), os.path.splitext(name)[0].replace(os.sep, '_')
+        if os.path.isabs(name) or name.startswith('..') or not os.path.isfile(path):
+            raise UserError(f'{path}: is not a file in the folder; name the folder of the images by --images')
+        if image_id in found:
+            raise UserError(f'{path}: {found[image_id][1]} would have the same name, {image_id}; rename one of them')
+        found[image_id] = number, path
+    return found
+
+
+def check_lists(folder, found):
+    """Raises UserError if an image of `found`, dict by VOC's id, is in a list of the folder already."""
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.txt'))):
+        if both := found.keys() & set(utils.read_lines(path, 'remove it')):
+            raise UserError(f'{path}: has an image {min(both)} as well; give another --output_dir')
+
+
+def draw_mask(coco, number, class_of_category):
+    """The mask of image `number` of a COCO, uint8 [H, W]. UserError if the segmentation of an object cannot be drawn.
+    An object without one, because it is only a box, is left out."""
+    image, drawn = coco.imgs[number], []
+    for annotation in coco.imgToAnns[number]:
+        try:
+            outlines = annotation.get('segmentation')
+            if isinstance(outlines, list):  # four numbers would be a box to pycocotools
+                outlines = [outline for outline in outlines if len(outline) >= 6]
+            if outlines:
+                encoded = coco.annToRLE({**annotation, 'segmentation': outlines})
+                drawn.append((not annotation.get('iscrowd'), -int(run_lengths.area(encoded)), len(drawn), encoded,
+                              class_of_category[annotation['category_id']]))
+        except Exception as error:  # pycocotools raises nearly anything
+            raise UserError(f'annotation {annotation.get("id")} of {image["file_name"]}: cannot be drawn ({error!r}); '
+                            'mend it or take it out') from None
+    mask = np.zeros((image['height'], image['width']), np.uint8)
+    for *_, encoded, label in sorted(drawn, key=lambda each: each[:3]):
+        mask[run_lengths.decode(encoded) > 0] = label
+    return mask
+
+
+def copy_image(path, copy):
+    """Copies a file; where the file system can, as a second name of the same file, which needs no space."""
+    if os.path.exists(copy) and os.path.samefile(path, copy):
+        return
+    with utils.whole_file(copy) as partial:
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
+
+
+def main(argv=None):
+    """Writes the list last, so that an interrupted run leaves none."""
+    args = parse_args(argv)
+    masks, images, lists = (os.path.join(args.output_dir, *name.split('/'))
+                            for name in ('SegmentationClass', 'JPEGImages', 'ImageSets/Segmentation'))
+    list_path, names_path = os.path.join(lists, f'{args.split}.txt'), os.path.join(args.output_dir, 'class_names.txt')
+    if os.path.exists(list_path):
+        raise UserError(f'{list_path} is there: give another --split or --output_dir')
+    coco = read_coco(args.annotations)
+    try:
+        class_set, class_of_category = find_classes(coco)
+    except ValueError as error:
+        raise UserError(f'--annotations {args.annotations}: the categories {error}') from None
+    if os.path.exists(names_path):
+        classes.check_same(class_set, args.annotations, classes.read_classes(names_path), names_path)
+    found = find_images(coco, args.images)
+    check_lists(lists, found)
+    for folder in (masks, images, lists):
+        os.makedirs(folder, exist_ok=True)
+    for image_id, (number, path) in tqdm(found.items(), desc='drawing masks', unit='image'):
+        utils.save_labels(os.path.join(masks, f'{image_id}.png'), draw_mask(coco, number, class_of_category),
+                          class_set.palette)
+        copy_image(path, os.path.join(images, image_id + os.path.splitext(path)[1]))
+    utils.save_text(names_path, classes.as_text(class_set))
+    utils.save_text(list_path, ''.join(f'{image_id}\n' for image_id in found))
+    print(f'{len(found):,} images and masks of {len(class_set.names)} classes in {args.output_dir}; next: '
+          f'python convert_fcn_dataset.py --data_dir {args.output_dir} --classes {names_path}')
+
+
+if __name__ == '__main__':
+    utils.run_program(main)
