@@ -4,6 +4,7 @@ Nothing here imports TensorFlow.
 """
 import argparse
 import contextlib
+import csv
 import errno
 import importlib
 import io
@@ -110,6 +111,16 @@ def read_lines(path, cure):
     if not lines:
         raise UserError(f'{path}: is empty; {cure}')
     return lines
+
+
+def read_rows(path):
+    """The complete rows of a CSV file, list of dict of column to str; empty if there is no file. Rows that a power cut
+    left too short, too long, or without a value are left out, as is a last line without an end."""
+    if not os.path.isfile(path):
+        return []
+    with open(path, encoding='utf-8', errors='replace', newline='') as file:
+        lines = file.read().replace('\0', '').rpartition('\n')[0].splitlines()
+    return [row for row in csv.DictReader(lines) if None not in row and all(row.values())]
 
 
 def make_folder(path):

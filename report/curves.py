@@ -1,14 +1,11 @@
-"""The curves of a run: columns of its tables over the steps, drawn as SVG for a bright and for a dark screen."""
+"""The curves of a run: columns of its tables over the steps, drawn as SVG in the colours of the page."""
 import io
-import os
-import re
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-import utils
+from scipy.ndimage import uniform_filter1d
 
 MAX_POINTS = 1000  # of a line, more than it has pixels
 FEW_POINTS = 20  # fewer are marked one by one and have no running mean
@@ -32,8 +29,7 @@ class Line(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve: its file's name, title, lines (without one there is nothing to draw), and the command that adds some."""
-    name: str
+    """A curve: its title, lines (without one there is nothing to draw), and the command that adds some."""
     title: str
     lines: list
     command: str
@@ -53,10 +49,10 @@ def make_curves(log, scores, command):
     mean_iou = make_lines(('mean IoU', 'plain', scores, 'mean_iou'), ('along borders', 'crf', scores, 'boundary_iou'))
     speed = make_lines(('training', 'plain', log, 'images_per_second', True))
     learning_rate = make_lines(('training', 'plain', log, 'learning_rate'))
-    return [Curve('loss', 'Loss per pixel', loss, command),
-            Curve('mean_iou', 'Validation mean IoU', mean_iou, f'{command} --eval_steps 200'),
-            Curve('speed', 'Images per second', speed, command),
-            Curve('learning_rate', 'Learning rate', learning_rate, command)]
+    return [Curve('Loss per pixel', loss, command),
+            Curve('Validation mean IoU', mean_iou, f'{command} --eval_steps 200'),
+            Curve('Images per second', speed, command),
+            Curve('Learning rate', learning_rate, command)]
 
 
 def make_lines(*descriptions):
@@ -69,21 +65,9 @@ def make_lines(*descriptions):
     return lines
 
 
-def write_curves(curves, folder):
-    """Draws each curve that has lines to folder/NAME-light.svg and folder/NAME-dark.svg."""
-    os.makedirs(folder, exist_ok=True)
-    dark = {colour: COLOURS['dark'][name] for name, colour in COLOURS['light'].items()}
-    for curve in curves:
-        if curve.lines:
-            light_svg = draw_curve(curve, COLOURS['light'])
-            # Replacing the colours takes a hundredth of the time of drawing again.
-            dark_svg = re.sub('#[0-9a-f]{6}', lambda colour: dark.get(colour[0], colour[0]), light_svg)
-            utils.save_text(os.path.join(folder, f'{curve.name}-light.svg'), light_svg)
-            utils.save_text(os.path.join(folder, f'{curve.name}-dark.svg'), dark_svg)
-
-
-def draw_curve(curve, colours):
-    """Draws a curve without background. Returns the SVG file's text."""
+def draw_curve(curve):
+    """Draws a curve without background. Returns the text of an SVG element, whose colours are the page's variables."""
+    colours = COLOURS['light']
     figure = Figure(figsize=(4.8, 2.4), layout='constrained')  # without pyplot, which would choose a backend
     axes = figure.add_subplot()
     for line in curve.lines:
@@ -101,7 +85,12 @@ def draw_curve(curve, colours):
         axes.legend(frameon=False, labelcolor=colours['muted'], fontsize=9)
     file = io.StringIO()
     figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
-    return file.getvalue()
+    svg = file.getvalue()
+    for name, colour in colours.items():
+        svg = svg.replace(colour, f'var(--{name})')
+    for before_an_id in ('id="', '"#', '(#'):  # which must differ from those of the page's other curves
+        svg = svg.replace(before_an_id, before_an_id + curve.title.replace(' ', '-') + '-')
+    return svg[svg.index('<svg'):]
 
 
 def draw_line(axes, line, colour):
@@ -110,17 +99,9 @@ def draw_line(axes, line, colour):
     steps = thin(line.steps, MAX_POINTS)
     if line.noisy and not few:
         axes.plot(steps, thin(values, MAX_POINTS), color=colour, alpha=0.3, linewidth=1)
-        values = running_mean(values, len(values) // 20)
+        values = uniform_filter1d(values, len(values) // 20 * 2 + 1, mode='nearest')
     axes.plot(steps, thin(values, MAX_POINTS), color=colour, label=line.label, linewidth=1.8,
               marker='o' if few else None, markersize=4)
-
-
-def running_mean(values, reach):
-    """Mean of each value, float64 [N], and `reach` neighbours on either side, fewer near the ends."""
-    index = np.arange(len(values))
-    reach = np.minimum(reach, np.minimum(index, index[::-1]))  # as many on both sides, or a falling start would sag
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
 def thin(items, most):

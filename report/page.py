@@ -1,4 +1,4 @@
-"""The results page of a run: one static OUT/index.html that opens from the file system, with its curves in OUT/page/.
+"""The results page of a run: one static OUT/index.html that opens from the file system.
 
     python -m report.page --output_dir results
 
@@ -6,9 +6,7 @@ train.py rebuilds it at every validation, evaluate.py after every evaluation. It
 folder alone. Missing and damaged ones are left out, so that the page never stops a training. page.html.jinja has its
 layout.
 """
-import csv
 import datetime
-import io
 import json
 import math
 import os
@@ -23,7 +21,7 @@ from PIL import Image
 import utils
 from datasets import classes
 from inference.scores import FIGURES
-from report.curves import COLOURS, make_curves, thin, write_curves
+from report.curves import COLOURS, draw_curve, make_curves, thin
 from utils import UserError
 
 OPEN_ROWS = 8  # validation steps in sight; older ones are folded
@@ -70,19 +68,18 @@ def main(argv=None):
 
 
 def write_page(output_dir):
-    """Builds OUT/index.html and OUT/page/ from the run folder OUT, and replaces earlier ones.
+    """Builds OUT/index.html from the run folder OUT, and replaces an earlier one.
     Returns the page's path; raises OSError if it cannot be written."""
     log, scores = (read_table(os.path.join(output_dir, 'train', name)) for name in ('log.csv', 'eval.csv'))
     settings = read_json(os.path.join(output_dir, 'train', 'settings.json'))
     metrics = read_json(os.path.join(output_dir, 'evaluation', 'metrics.json'))
     commands = make_commands(output_dir, settings)
-    curves = make_curves(log, scores, commands['train_command'])
-    write_curves(curves, os.path.join(output_dir, 'page'))
     html = load_template().render(
         name=os.path.basename(os.path.abspath(output_dir)),
         model=str(settings.get('model', 'fcn_8s')).replace('fcn_', 'FCN-'),
         written=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
-        tiles=make_tiles(log, scores, settings, metrics), curves=curves, settings=settings, metrics=metrics,
+        tiles=make_tiles(log, scores, settings, metrics), draw_curve=draw_curve,
+        curves=make_curves(log, scores, commands['train_command']), settings=settings, metrics=metrics,
         crf=metrics.get('crf') or {}, figures=FIGURES, classes=make_legend(read_classes(settings)), colours=COLOURS,
         files=[path for path in FILES if os.path.isfile(os.path.join(output_dir, path))],
         confusions=find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png'),
@@ -119,21 +116,10 @@ def readable(value):
 
 
 def read_table(path):
-    """Reads a CSV file with a column `step`: list of dicts, sorted by step, of column to float, or to None where there
-    is no finite number; empty if the file cannot be read. A last line without an end may hold half a number and is left
-    out, as are rows that are too short or too long. Of two rows of one step the later one counts."""
-    try:
-        with utils.open_file(path, encoding='utf-8', errors='replace', newline='') as file:
-            complete_lines = file.read().rpartition('\n')[0]
-        rows = list(csv.DictReader(io.StringIO(complete_lines)))
-    except (OSError, csv.Error):
-        return []
-    by_step = {}
-    for row in rows:
-        if None not in row and None not in row.values():  # neither too long nor too short
-            values = {column: parse_number(text) for column, text in row.items()}
-            by_step[values.get('step')] = values
-    by_step.pop(None, None)
+    """A table of a run: list of dicts, sorted by step, of column to float, or to None where there is no finite number.
+    Of two rows of one step the later one counts."""
+    rows = [{column: parse_number(text) for column, text in row.items()} for row in utils.read_rows(path)]
+    by_step = {row['step']: row for row in rows if row.get('step') is not None}
     return [by_step[step] for step in sorted(by_step)]
 
 

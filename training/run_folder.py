@@ -50,7 +50,7 @@ def lock(train_dir):
 
 def remove_leftovers(output_dir):
     """Removes temporary files of programs that were killed while they wrote."""
-    for folder in (os.path.join(output_dir, name) for name in ('', 'train', 'eval', 'best', 'page')):
+    for folder in (os.path.join(output_dir, name) for name in ('', 'train', 'eval', 'best')):
         if os.path.isdir(folder):
             partial = [os.path.join(folder, name) for name in os.listdir(folder)
                        if (made_by := re.match(r'partial-(\d{1,9})-', name))
@@ -103,7 +103,7 @@ def append_row(path, columns, values):
 
 
 def keep_rows_up_to(path, columns, step):
-    """Cuts a table, if there is one, back to the step from which a run resumes; returns the rows, see read_rows."""
+    """Cuts a table, if there is one, back to the step from which a run resumes; returns its rows, see read_rows."""
     rows = read_rows(path, columns, step)
     if os.path.exists(path):
         with utils.whole_file(path) as partial, open(partial, 'w', newline='') as file:
@@ -115,13 +115,8 @@ def keep_rows_up_to(path, columns, step):
 
 def read_rows(path, columns, step):
     """The complete rows of a table up to a step, list of dict of column to str; empty if there is no table."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline='') as file:
-        lines = (line.replace('\0', '') for line in file)  # what a power cut may leave at the end
-        return [row for row in csv.DictReader(lines)
-                if set(row) == set(columns) and all(row.values())
-                and row['step'].isdecimal() and int(row['step']) <= step]
+    return [row for row in utils.read_rows(path)
+            if set(row) == set(columns) and row['step'].isdecimal() and int(row['step']) <= step]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from PIL import Image
 
 import utils
 from datasets import classes
+from report import curves
 from report import page as report
 
 LOG = ('step,loss,loss_per_pixel,images_per_second,learning_rate\r\n'
@@ -76,9 +77,10 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.append(tag)
-        self.links += [attributes[name] for name in ('href', 'src', 'srcset') if name in attributes]
+        self.links += [attributes[name] for name in ('href', 'src') if name in attributes]
         self.ids += [attributes['id']] if 'id' in attributes else []
         self.alts += [attributes['alt']] if tag == 'img' else []
+        self.alts += [attributes['aria-label']] if attributes.get('role') == 'img' else []
 
     def handle_data(self, data):
         self.parts.append(data)
@@ -115,7 +117,7 @@ def test_page_shows_every_picture_and_links_to_nothing_else(tmp_path):
     check_links(page, folder)
     assert [name for name in page.ids if re.fullmatch(r'step-\d+', name)] == ['step-1000', 'step-10', 'step-5']
     pictures = {urllib.parse.unquote(link) for link in page.links}
-    assert pictures >= {str(path.relative_to(folder)) for path in folder.rglob('*.*g')}  # jpg, png, svg
+    assert pictures >= {str(path.relative_to(folder)) for path in folder.rglob('*.*g')}  # jpg, png
     assert all(page.alts) and 'Step 10: with CRF' in page.alts
     assert 'script' not in page.tags
 
@@ -234,7 +236,7 @@ def test_long_run_makes_no_long_page(tmp_path):
     page = Page(tmp_path)
     assert sum(name.startswith('step-') for name in page.ids) == 2 * (report.OPEN_ROWS + report.FOLDED_ROWS)
     assert f'{report.FOLDED_ROWS} earlier steps of {200 - report.OPEN_ROWS}, evenly spread' in page.text
-    assert (tmp_path / 'page/loss-light.svg').stat().st_size < 200_000
+    assert (tmp_path / 'index.html').stat().st_size < 1_000_000
 
 
 def test_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -328,8 +330,10 @@ def test_browser_shows_every_picture_without_errors(browser, tmp_path, width, th
     open_page(browser, report.write_page(str(folder)), width, theme)
 
     pictures = browser.execute_async_script(LOAD_ALL)
-    assert len(pictures) == 4 + 14 * 5 + 2 * 6 + 2 and all(natural_width > 0 for _, natural_width in pictures)
-    assert f'loss-{theme}.svg' in pictures[0][0]
+    assert len(pictures) == 14 * 5 + 2 * 6 + 2 and all(natural_width > 0 for _, natural_width in pictures)
+    curve = browser.find_element('css selector', '.curves svg path[style*="--plain"]')
+    colour = curves.COLOURS[theme]['plain'][1:]
+    assert curve.value_of_css_property('stroke') == f'rgb{tuple(bytes.fromhex(colour))}'
     content_width, page_width, screen_width = browser.execute_script(WIDTHS)
     assert content_width <= page_width and screen_width == width
     assert [entry for entry in browser.get_log('browser') if entry['level'] in ('SEVERE', 'WARNING')] == []
