@@ -66,50 +66,53 @@ class Row(NamedTuple):
     val_crf_frequent: float
 
 
-SHORT = '--recipe adamw --schedule poly --batch_size 4'  # for hundreds to some thousands of steps
+SHORT = '--recipe adamw --schedule poly --batch_size 4 --learning_rate 2e-4'  # for hundreds to thousands of steps
+CAMVID_HALF = f'{SHORT} --crop_size 160 --augment flip'
+VOC_HALF = f'{CAMVID_HALF} --learning_rate 1e-4'
+FULL = f'{SHORT} --crop_size 320 --batch_size 8'
 COMMON_FLAGS = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
 
 STUDIES = {
     'camvid': Study(
-        'CamVid', 1.0, 'train', 'SegmentationClass', 3200, 42240, 24, {
-            'short': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 224',
-            'short_320': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 320',
-            'short_320_low': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 320',
-            'short_320_all': f'{SHORT} --learning_rate 2e-4 --augment flip scale rotate colour --crop_size 320'}),
+        'CamVid', 1.0, 'train', 'SegmentationClass', 6400, 30000, 24, {
+            'short': f'{FULL} --augment flip scale',
+            'short_224': f'{FULL} --augment flip scale --crop_size 224',
+            'short_low': f'{FULL} --augment flip scale --learning_rate 1e-4',
+            'short_all': f'{FULL} --augment flip scale rotate colour'}),
     'camvid_half': Study(
         'CamVid at half size', 0.5, 'train', 'SegmentationClass', 3200, 0, 24, {
             'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
             'poly': '--recipe poly --crop_size 160',
-            'short': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160',
-            'short_32s': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --model fcn_32s',
-            'short_16s': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --model fcn_16s',
-            'short_fixed': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --upsampling fixed',
-            'short_plain': f'{SHORT} --learning_rate 2e-4 --augment --crop_size 160',
-            'short_scaled': f'{SHORT} --learning_rate 2e-4 --augment flip scale --crop_size 160',
-            'short_all': f'{SHORT} --learning_rate 2e-4 --augment flip scale rotate colour --crop_size 160',
-            'short_batch_2': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --batch_size 2',
-            'short_weights': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 '
-                             '--class_weights median_frequency',
-            'short_ohem': f'{SHORT} --learning_rate 2e-4 --augment flip --crop_size 160 --loss ohem'}),
+            'short': CAMVID_HALF,
+            'short_32s': f'{CAMVID_HALF} --model fcn_32s',
+            'short_16s': f'{CAMVID_HALF} --model fcn_16s',
+            'short_fixed': f'{CAMVID_HALF} --upsampling fixed',
+            'short_plain': f'{CAMVID_HALF} --augment',
+            'short_scale': f'{CAMVID_HALF} --augment flip scale',
+            'short_all': f'{CAMVID_HALF} --augment flip scale rotate colour',
+            'short_weights': f'{CAMVID_HALF} --class_weights median_frequency',
+            'short_ohem': f'{CAMVID_HALF} --loss ohem',
+            'short_2': f'{CAMVID_HALF} --batch_size 2',
+            'short_complete': f'{CAMVID_HALF} --batch_size 2 --crop_size 240',
+            'short_complete_high': f'{CAMVID_HALF} --batch_size 2 --crop_size 240 --learning_rate 4e-4'}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand)', 1.0, 'trainaug', 'SegmentationClassAug', 4800, 36000, 24, {
-            'short': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 320',
-            'short_scaled': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 320',
+        'VOC2012 (the part of it that was at hand)', 1.0, 'trainaug', 'SegmentationClassAug', 4800, 28800, 16, {
+            'short': f'{FULL} --learning_rate 1e-4 --augment flip',
+            'short_scale': f'{FULL} --learning_rate 1e-4 --augment flip scale',
             'poly': '--recipe poly'}),
     'voc_half': Study(
         'VOC2012 (the part of it that was at hand) at half size', 0.5, 'trainaug', 'SegmentationClassAug', 4800, 0,
         24, {
             'default': '--crop_size 160',
             'poly': '--recipe poly --crop_size 160',
-            'short': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160',
-            'short_scaled': f'{SHORT} --learning_rate 1e-4 --augment flip scale --crop_size 160',
-            'stage_32s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 --model fcn_32s',
-            'stage_16s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 --model fcn_16s '
-                         '--checkpoint_path {runs}/stage_32s',
-            'stage_8s': f'{SHORT} --learning_rate 1e-4 --augment flip --crop_size 160 '
-                        '--checkpoint_path {runs}/stage_16s'}),
+            'short': VOC_HALF,
+            'short_scale': f'{VOC_HALF} --augment flip scale',
+            'short_complete': f'{VOC_HALF} --batch_size 2 --crop_size 250',
+            'stage_32s': f'{VOC_HALF} --model fcn_32s',
+            'stage_16s': f'{VOC_HALF} --model fcn_16s --checkpoint_path {{runs}}/stage_32s',
+            'stage_8s': f'{VOC_HALF} --checkpoint_path {{runs}}/stage_16s'}),
 }
 
 
@@ -267,7 +270,7 @@ class Lab:
         found = self.path(name, 'crf_search', 'crf.json')
         self.call(found, os.path.join('tools', 'search_crf.py'), '--checkpoint_path', self.path(name, 'train'),
                   '--dataset', self.records['held_out'], '--output_dir', os.path.dirname(found),
-                  '--trials', self.study.trials)
+                  '--trials', self.study.trials, '--num_images', 40)
         return found
 
     def score_again(self, row, way, *flags):
