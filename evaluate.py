@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 if __name__ == '__main__':
     import utils
-    utils.import_tensorflow()
+    utils.import_tensorflow(frozen_weights=True)
 
 import numpy as np
 import tensorflow.compat.v1 as tf

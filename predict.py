@@ -12,7 +12,7 @@ import sys
 
 if __name__ == '__main__':
     import utils
-    utils.import_tensorflow()
+    utils.import_tensorflow(frozen_weights=True)
 
 import cv2
 import numpy as np

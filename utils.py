@@ -323,7 +323,11 @@ def without_noise():
             os.dup2(kept.fileno(), 2)
 
 
-def import_tensorflow():
+def import_tensorflow(frozen_weights=False):
+    """Imports TensorFlow without NOISE. frozen_weights: no weight changes after the first prediction of a session, so
+    that oneDNN may keep its own copy of a convolution's weights. TensorFlow reads this once, at its first session."""
+    if frozen_weights:
+        os.environ.setdefault('TF_ONEDNN_ASSUME_FROZEN_WEIGHTS', '1')
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while the import takes its seconds
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # warnings and errors

@@ -106,9 +106,10 @@ def fully_connected(inputs, channels, kernel_size, padding='SAME', scope=None, a
         patches = gather_patches(inputs, kernel_size, padding)
         depth = patches.shape[-1]
         products = tf.matmul(tf.reshape(patches, [-1, depth]), tf.reshape(kernel, [depth, channels]))
-        outputs = tf.reshape(tf.nn.bias_add(products, biases), tf.concat([tf.shape(patches)[:3], [channels]], axis=0))
+        outputs = tf.reshape(products, tf.concat([tf.shape(patches)[:3], [channels]], axis=0))
         outputs.set_shape([*patches.shape[:3], channels])
-        return activation_fn(outputs)
+        # After the reshape, because oneDNN would reorder the weights of a product that is fused with its biases.
+        return activation_fn(tf.nn.bias_add(outputs, biases))
 
 
 def gather_patches(inputs, kernel_size, padding):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import train
+import utils
 import vgg
 from benchmarks import earlier_training
 from benchmarks.measure import as_arguments, time_calls
@@ -43,6 +44,7 @@ def reading(record, batch_size, crop_size, num_batches, complete):
 
 def prediction(checkpoint, height, width, images):
     """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
+    utils.import_tensorflow(frozen_weights=True)
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))

@@ -25,6 +25,7 @@ from inference.weights import network_variables
 from report import page
 
 os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # tests compute on the CPU, but for those that are about GPUs
+os.environ['TF_ONEDNN_ASSUME_FROZEN_WEIGHTS'] = '0'  # the programs that predict run in one process with trainings
 
 CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car',
                                  'pedestrian', 'bicyclist'))  # none is a background

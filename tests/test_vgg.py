@@ -134,3 +134,21 @@ def test_weight_decay_is_half_the_squared_kernels():
 def test_no_weight_decay_adds_nothing():
     build()
     assert not tf.losses.get_regularization_losses()
+
+
+@pytest.mark.parametrize('padding, kernel_size', [('SAME', [7, 7]), ('VALID', [7, 7]), ('SAME', [1, 1])])
+def test_a_fully_connected_layer_is_the_convolution(padding, kernel_size):
+    """Outputs, and gradients of inputs and weights, as slim.conv2d has them on the same variables."""
+    random = np.random.RandomState(0)
+    inputs = tf.constant(random.normal(size=(2, 9, 8, 16)).astype(np.float32))
+    found = []
+    for layer in (slim.conv2d, vgg.fully_connected):
+        with tf.variable_scope('', reuse=tf.AUTO_REUSE), slim.arg_scope(vgg.vgg_arg_scope()):
+            outputs = layer(inputs, 24, kernel_size, padding=padding, scope='fc6',
+                            biases_initializer=tf.ones_initializer())
+        found.append([outputs, *tf.gradients(outputs ** 2, [inputs, *tf.trainable_variables()])])
+    assert len(tf.trainable_variables()) == 2 and found[0][0].shape == found[1][0].shape
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for expected, ours in zip(*session.run(found), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

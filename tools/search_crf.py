@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 if __name__ == '__main__':
     import utils
-    utils.import_tensorflow()
+    utils.import_tensorflow(frozen_weights=True)
 
 import numpy as np
 import tensorflow.compat.v1 as tf

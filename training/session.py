@@ -31,6 +31,7 @@ def session_config(num_gpus=1, xla=False, mixed_precision=False):
 def prepare_process(num_gpus, deterministic, xla, mixed_precision):
     """Applies what no tf.ConfigProto can say, before the first session; prints which devices compute, and how.
     Raises UserError if there are fewer GPUs."""
+    os.environ['TF_ONEDNN_ASSUME_FROZEN_WEIGHTS'] = '0'  # else convolutions might keep the weights of the first step
     if xla:  # first, because TensorFlow reads this once, when it looks for devices
         os.environ['TF_XLA_FLAGS'] = os.environ.get('TF_XLA_FLAGS', '') + ' --tf_xla_cpu_global_jit'
     if deterministic:

@@ -1,13 +1,18 @@
 """A network predicts one image, and scores a record."""
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import draw_photo
 
 import train
+import utils
 from datasets.batches import Reader, build_reader
-from inference.predictor import Predictor, load_predictor, predict_record, score_record
+from inference.predictor import Predictor, load_predictor, predict_image, predict_record, score_record
 from inference.weights import find_checkpoint
 from train import Network
 from utils import UserError
@@ -30,6 +35,39 @@ def test_score_record_against_the_definition(small_runs, trained_small, record, 
     assert len(hits) == sum((label != 255).sum() for _, label in pairs)
     assert loss == pytest.approx(np.mean(entropies), rel=1e-5)
     assert score.figures()['pixel_accuracy'] == pytest.approx(np.mean(hits), rel=1e-12)
+
+
+PREDICT = """
+import sys
+import utils
+utils.import_tensorflow(frozen_weights=True)
+import numpy as np
+import tensorflow.compat.v1 as tf
+import train
+from inference.predictor import load_predictor, predict_image
+path, checkpoint, *images = sys.argv[1:]
+with tf.Session() as session:
+    predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+    np.savez(path, *[predict_image(session, predictor, np.load(image)) for image in images])
+"""
+
+
+@pytest.mark.slow
+def test_frozen_weights_change_no_probability(trained, tmp_path):
+    """Images of several sizes, the first one again: oneDNN may want another copy of the weights for each size."""
+    checkpoint, images, paths = find_checkpoint(str(trained)), [], []
+    for number, size in enumerate(((64, 96), (375, 500), (40, 33), (64, 96))):
+        images.append(draw_photo(*size, seed=number))
+        paths.append(tmp_path / f'{number}.npy')
+        np.save(paths[-1], images[-1])
+    environment = {name: value for name, value in os.environ.items() if name != 'TF_ONEDNN_ASSUME_FROZEN_WEIGHTS'}
+    subprocess.run([sys.executable, '-c', PREDICT, tmp_path / 'frozen.npz', checkpoint, *paths], check=True,
+                   env=environment, cwd=os.path.dirname(utils.__file__))
+    frozen = np.load(tmp_path / 'frozen.npz')
+    with tf.Session() as session:
+        predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
+        for number, image in enumerate(images):
+            np.testing.assert_allclose(frozen[f'arr_{number}'], predict_image(session, predictor, image), rtol=1e-4)
 
 
 class Session:
