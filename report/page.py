@@ -33,7 +33,6 @@ VALIDATION_PICTURES = {'img': 'image', 'annotation': 'annotation', 'prediction':
 EVALUATION_PICTURES = {'img': 'image', 'annotation': 'annotation', 'prediction': 'prediction', 'error': 'errors',
                        'prediction_crfed': 'with CRF', 'error_crfed': 'errors with CRF'}
 CONFUSION_PICTURES = {'confusion': 'without CRF', 'confusion_crf': 'with CRF'}
-FILES = ('train/log.csv', 'train/eval.csv', 'train/settings.json', 'evaluation/metrics.json')
 
 
 class Picture(NamedTuple):
@@ -81,7 +80,6 @@ def write_page(output_dir):
         tiles=make_tiles(log, scores, settings, metrics), draw_curve=draw_curve,
         curves=make_curves(log, scores, commands['train_command']), settings=settings, metrics=metrics,
         crf=metrics.get('crf') or {}, figures=FIGURES, classes=make_legend(read_classes(settings)), colours=COLOURS,
-        files=[path for path in FILES if os.path.isfile(os.path.join(output_dir, path))],
         confusions=find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png'),
         extremes={f'{end.title()} images': make_extreme_rows(output_dir, metrics, end) for end in ('worst', 'best')},
         **commands, **make_validation_rows(output_dir, scores))
