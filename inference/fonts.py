@@ -7,13 +7,11 @@ import itertools
 import os
 import re
 import sys
-import unicodedata
 from typing import NamedTuple
 
 import matplotlib
 import tqdm
 from matplotlib.ft2font import FaceFlags, FT2Font
-from PIL import features
 
 # Comes with Matplotlib, and has Latin, Greek, Cyrillic, Hebrew and Arabic letters.
 DEJAVU = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
@@ -31,14 +29,8 @@ class Label(NamedTuple):
 
 @functools.cache
 def choose(names):
-    """Chooses the Labels of classes; prints, once for each tuple of names, which ones are numbers.
-
-    Args:
-        names: tuple of str.
-
-    Returns:
-        tuple of Label.
-    """
+    """Chooses the Labels of classes, tuple, for their names, tuple of str; prints, once for each such tuple, which ones
+    are numbers."""
     fonts = find_fonts(names)
     without = [f'{index} {name}' for index, name in enumerate(names) if name not in fonts]
     if without:
@@ -78,7 +70,5 @@ def open_font(path):
 
 
 def can_draw(font, text):
-    """Whether an FT2Font has all characters of a text; Arabic and Hebrew take Pillow's Raqm as well."""
-    from_right = any(unicodedata.bidirectional(character) in ('R', 'AL') for character in text)
-    return (font is not None and all(font.get_char_index(ord(character)) for character in text)
-            and (not from_right or features.check('raqm')))
+    """Whether an FT2Font, or None, has all characters of a text."""
+    return font is not None and all(font.get_char_index(ord(character)) for character in text)

@@ -1,21 +1,14 @@
 """A photo under its classes' colours, with a legend that names them."""
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import utils
-from inference import averaging, fonts
-
-MAX_SIDE = 60000  # pixels; a JPEG takes 65,535, legend included
+from inference import fonts
 
 
 def draw_overlay(image, labels, class_set):
     """Draws the colours of `labels`, uint8 [H, W], over a photo, uint8 RGB [H, W, 3], and a legend below it, or beside
-    it if the photo is tall. Returns uint8 RGB, at least as large as the photo, which is scaled down to MAX_SIDE if it
-    is larger."""
-    if max(labels.shape) > MAX_SIDE:
-        image = averaging.scale_image(image, MAX_SIDE / max(labels.shape))
-        labels = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    it if the photo is tall. Returns uint8 RGB, at least as large as the photo."""
     height, width = labels.shape
     beside = height > 2 * width
     text_size = max(16, round((height * width) ** 0.5 / 40))

@@ -78,7 +78,8 @@ def main(argv=None):
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
     maps = predict_maps(checkpoint, args.dataset, number_of_classes, spread(args.num_images, len(names)), args.scales,
                         args.flip)
-    without_crf = mean_iou(sum(confusion_matrix(found['label'], found['plain'], number_of_classes) for found in maps))
+    without_crf = mean_iou(sum(confusion_matrix(example['label'], probabilities.argmax(axis=-1), number_of_classes)
+                               for example, probabilities in maps))
     if math.isnan(without_crf):
         raise UserError(f'{args.dataset}: the images have no annotated pixel; give another record as --dataset')
     trials = search(maps, number_of_classes, args.trials, args.seed, args.num_workers)
@@ -124,7 +125,8 @@ def spread(number, total):
 
 
 def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
-    """Predicts the images of a record that have these numbers; returns a list of make_map's dicts."""
+    """Predicts the images of a record that have these numbers; returns a list of (example, see batches.whole_images;
+    probabilities, float16 [H, W, C])."""
     maps = []
     with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         network = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
@@ -134,28 +136,13 @@ def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
             example = batches.run_input(session, reader.next_example, record)
             if number in numbers:
                 probabilities = predictor.predict_example(session, network, example, record, scales, flip)
-                maps.append(make_map(example['image'], example['label'], probabilities))
+                maps.append((example, probabilities.astype(np.float16)))
     return maps
 
 
-def make_map(image, label, probabilities):
-    """What the CRF needs of an image, uint8 RGB [H, W, 3], in little memory: float16 `probabilities` (of float32 [H, W,
-    C]) of its `labels`, and `plain` classes. label: uint8 [H, W], 255 = void."""
-    labels = crf.find_labels(probabilities)
-    return {'image': image, 'label': label, 'plain': probabilities.argmax(axis=-1).astype(np.uint8), 'labels': labels,
-            'probabilities': probabilities[:, :, labels].astype(np.float16)}
-
-
-def take_all_labels(found, number_of_classes):
-    """The probabilities of a dict of make_map, float32 [H, W, C]; 0 for labels that take no part."""
-    probabilities = np.zeros((*found['label'].shape, number_of_classes), np.float32)
-    probabilities[:, :, found['labels']] = found['probabilities']
-    return probabilities
-
-
 def search(maps, number_of_classes, number, seed, num_workers):
-    """Scores settings on make_map's dicts in `num_workers` processes: a list of `number` Trials, which depend on the
-    seed only; fewer, but at least one, after Ctrl-C."""
+    """Scores settings on the result of predict_maps in `num_workers` processes: a list of `number` Trials, which depend
+    on the seed only; fewer, but at least one, after Ctrl-C."""
     random, trials = np.random.RandomState(seed), []
     try:
         with crf.start_processes(num_workers) as pool, tqdm.tqdm(
@@ -163,9 +150,9 @@ def search(maps, number_of_classes, number, seed, num_workers):
             while len(trials) < number:
                 kind, parameters = propose(trials, number, random)
                 confusion = 0
-                pairs = ((found, take_all_labels(found, number_of_classes)) for found in maps)
-                for found, refined in crf.refine_in(pool, pairs, 2 * num_workers, parameters):
-                    confusion += confusion_matrix(found['label'], refined['crf'], number_of_classes)
+                pairs = ((example, probabilities.astype(np.float32)) for example, probabilities in maps)
+                for example, refined in crf.refine_in(pool, pairs, 2 * num_workers, parameters):
+                    confusion += confusion_matrix(example['label'], refined['crf'], number_of_classes)
                     progress.update()
                 trials.append(Trial(kind, parameters, mean_iou(confusion)))
                 progress.set_postfix_str(f'trial {len(trials)}, best {find_best(trials).mean_iou:.4f}')

@@ -414,12 +414,6 @@ def test_t11_other_alphabets_need_no_font(name, capsys):
     assert fonts.choose((name,)) == ((name, fonts.DEJAVU),) and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', ['كلب', 'כלב'])
-def test_t11_what_is_written_from_the_right_takes_raqm(name, monkeypatch):
-    monkeypatch.setattr(fonts.features, 'check', lambda feature: feature != 'raqm')
-    assert fonts.choose(('a', name)) == (('a', fonts.DEJAVU), ('1', fonts.DEJAVU))
-
-
 @pytest.mark.parametrize('file_name, options', [('Emoji.ttf', {'coloured': True}), ('LastResort.ttf', {}),
                                                 ('damaged.ttf', {})])
 def test_t11_fonts_that_cannot_draw_are_passed_over(tmp_path, installed, file_name, options):

@@ -17,7 +17,7 @@ def test_overfit_scores_what_it_trains_on(record, tmp_path, capsys):
     assert [row['step'] for row in rows] == [2, 4, 5]
     assert f'mean IoU {rows[-1]["mean_iou"]:.4f} on the 2 images' in capsys.readouterr().out
     assert os.path.exists(tmp_path / 'train' / 'model.ckpt-5.index')
-    assert 'mean_iou-light.svg' in (tmp_path / 'index.html').read_text()
+    assert 'Validation mean IoU over the steps: mean IoU 0.' in (tmp_path / 'index.html').read_text()
     with pytest.raises(utils.UserError, match='holds a run already'):
         overfit.main(['--dataset', record, '--output_dir', str(tmp_path)])
 

@@ -41,23 +41,8 @@ def noisy_map(seed, height=30, width=40):
 @pytest.fixture(scope='module')
 def noisy():
     """Three noisy maps."""
-    return [search_crf.make_map(*noisy_map(seed)) for seed in range(3)]
-
-
-# ------------------------------------------------------------------------------------------- maps
-
-
-def test_a_map_keeps_what_the_crf_sees():
-    image, label = draw_pair(40, 60, 3)
-    scores = np.random.RandomState(0).normal(0, 1, (40, 60, 21)) + 5 * np.eye(21)[np.where(label < 21, label, 0)]
-    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)).astype(np.float32)
-    probabilities[:, :, 7] = 0.001  # takes no part
-    found = search_crf.make_map(image, label, probabilities)
-    assert found['labels'].tolist() == [*range(7), *range(8, 21)]
-    np.testing.assert_array_equal(found['plain'], probabilities.argmax(axis=-1))
-    np.testing.assert_allclose(found['probabilities'], np.delete(probabilities, 7, axis=-1), rtol=2 ** -11, atol=1e-7)
-    refined = crf.refine(image, search_crf.take_all_labels(found, 21), search_crf.DEEPLABS)
-    assert (refined != crf.refine(image, probabilities, search_crf.DEEPLABS)).sum() <= 2  # of 2400 pixels
+    return [({'image': image, 'label': label}, probabilities.astype(np.float16))
+            for image, label, probabilities in map(noisy_map, range(3))]
 
 
 # ------------------------------------------------------------------------------------------- the search
@@ -65,7 +50,8 @@ def test_a_map_keeps_what_the_crf_sees():
 
 def test_the_search_finds_the_setting_that_suits_noise(noisy):
     """Without a CRF three pixels of ten are wrong: IoU 0.7 / 1.3. Kernels that reach far enough put them all right."""
-    without_crf = mean_iou(sum(confusion_matrix(found['label'], found['plain'], 3) for found in noisy))
+    without_crf = mean_iou(sum(confusion_matrix(example['label'], probabilities.argmax(axis=-1), 3)
+                               for example, probabilities in noisy))
     assert without_crf == pytest.approx(0.7 / 1.3, abs=0.03)
     trials = search_crf.search(noisy, 3, 12, 0, 2)
     assert [trial.kind for trial in trials] == ['defaults', "DeepLab's", *['random'] * 5, *['near the best'] * 5]
@@ -196,7 +182,7 @@ def test_the_scores_are_those_of_evaluate(searched, trained, held_out):
     scores = json.loads((searched / 'crf.json').read_text())['found']['mean_iou']
     found = evaluate.evaluate(weights.find_checkpoint(str(trained / 'train')), held_out, crf.DEFAULTS).scores
     assert (found['crf'].confusion != found['plain'].confusion).any()
-    assert scores['without_crf'] == found['plain'].figures()['mean_iou']
+    assert scores['without_crf'] == pytest.approx(found['plain'].figures()['mean_iou'], abs=1e-4)
     assert scores['defaults'] == pytest.approx(found['crf'].figures()['mean_iou'], abs=0.002)
 
 
