@@ -394,6 +394,7 @@ def test_a_full_disk_under_the_pictures(fill, left, named, folder, trained, smal
                          'space, or name another --output_dir')
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_export(trained, small_disk, monkeypatch, capfd):
     disk = small_disk(4000)
     argv = ['--checkpoint_path', str(trained / 'train'), '--export', str(disk)]

@@ -291,6 +291,7 @@ def test_tensorboard_gets_scalars_histograms_and_pictures(trained_small):
     assert {tag for step, tag in found if tag.startswith('validation/')} == {f'validation/{name}' for name in NAMES}
 
 
+@pytest.mark.slow
 def test_the_first_step_of_adam_and_weight_decay(small_runs, trained_small, record, tmp_path):
     """Adam's first step is learning_rate * sign(gradient); fc8's biases start at zero, and all have a gradient.
 
@@ -313,6 +314,7 @@ def test_training_lowers_the_loss(small_runs, record, tmp_path, monkeypatch, cap
     assert 'watchdog' not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_papers_upsampling_and_scales_are_not_trained_but_kept(small_runs, record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 2, '--eval_steps', 2, '--recipe', 'paper',
                          '--learning_rate', 1e-5))
@@ -386,6 +388,7 @@ def test_without_eval_steps_nothing_is_scored(trained_small):
     assert not os.path.exists(trained_small / 'best') and not os.path.exists(trained_small / 'train' / 'eval.csv')
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_while_training_goes_on(small_runs, record, tmp_path, monkeypatch, capsys):
     """With a picture every step, more come than may wait; each is there in the end, in order, with its own line."""
     monkeypatch.setattr(watchdog.Watchdog, 'WINDOW', 3)
@@ -416,8 +419,9 @@ def write_truncated_jpeg(path):
     return write_examples(path, [records.make_example(b'a', encoded, encode(label, format='PNG'), 200, 200)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('write, reason', [
-    (write_truncated_jpeg, 'JPEG'), pytest.param(write_class_30, 'class in the label of', marks=pytest.mark.slow)])
+    (write_truncated_jpeg, 'JPEG'), (write_class_30, 'class in the label of')])
 def test_a_record_that_cannot_be_trained_on_is_named(small_runs, tmp_path, write, reason):
     bad = write(tmp_path / 'bad.record')
     with pytest.raises(UserError, match=rf'bad.record: cannot be read or decoded \(.*{reason}.*\)') as raised:

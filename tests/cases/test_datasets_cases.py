@@ -545,7 +545,7 @@ def chunk(name, data):
     chunk(b'zTXt', b'Comment\0\0' + zlib.compress(b'a' * 3_000_000)),
     chunk(b'iTXt', b'Comment\0\1\0\0\0' + zlib.compress(b'a' * 3_000_000)),
     chunk(b'iCCP', b'profile\0\0' + zlib.compress(random.Random(0).randbytes(3_000_000))),
-    chunk(b'tEXt', b'Comment\0' + b'a' * 70_000_000),
+    pytest.param(chunk(b'tEXt', b'Comment\0' + b'a' * 70_000_000), marks=pytest.mark.slow),
     chunk(b'zTXt', b'Comment\0\0' + zlib.compress(b'a' * 900_000)) * 99])
 def test_d9_large_metadata_is_read(folder, added):
     image, mask = draw(48, 64, 1)
@@ -571,6 +571,7 @@ def test_d10_the_bound_is_on_what_comes_out(folder, monkeypatch, capfd):
     assert run(folder, '--scale', '0.7')[0]['a'][1].shape == (34, 45)
 
 
+@pytest.mark.slow
 def test_d10_81_megapixels_at_a_quarter(folder):
     image_of(folder, 'b').unlink()
     picture = Image.new('L', (9000, 9000))

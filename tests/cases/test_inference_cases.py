@@ -68,6 +68,7 @@ def test_p1_what_needs_the_crf_ends_at_once_in_one_line(without_pydensecrf, main
     assert str(caught.value) == f'{user}: {without_pydensecrf}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('without_pydensecrf', REASONS[:1], indirect=True, ids=['missing'])
 def test_p1_all_but_the_crf_works(without_pydensecrf, record, tmp_path, capsys):
     train.main(['--dataset_train', record, '--dataset_val', record, '--output_dir', str(tmp_path), '--fc_channels', '8',
@@ -309,6 +310,7 @@ def chinese_record(camvid_record, tmp_path):
     return record
 
 
+@pytest.mark.slow
 def test_t10_programs_print_chinese_names_as_escapes(chinese_record, tmp_path, monkeypatch):
     out = str(tmp_path / 'out')
     code, printed, _ = run_in(monkeypatch, 'latin-1', lambda: train.main(

@@ -113,6 +113,7 @@ def test_g1_the_first_lines_name_devices_weights_and_classes(small_runs, trained
 # ------------------------------------------------------------------------------------------- G2: one GPU by default
 
 
+@pytest.mark.slow
 @programs
 def test_g2_one_of_eight_gpus_computes(small_runs, trained_small, record, tmp_path, capsys, fake_gpus, name):
     """Two crops a step would not divide by 8."""
@@ -132,6 +133,7 @@ def test_g2_a_session_opens_no_other_gpu(fake_gpus, number):
         assert config.gpu_options.allow_growth
 
 
+@pytest.mark.slow
 def test_g2_two_gpus_and_a_batch_of_one(small_runs, record, tmp_path, fake_gpus):
     fake_gpus(2)
     train.main(short_run(record, tmp_path, '--max_steps', 1, '--batch_size', 1))
@@ -289,6 +291,7 @@ def run_python(*arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_program_prints_no_notices_of_tensorflow():
     done = run_python('evaluate.py', '--checkpoint_path', 'missing')
     assert done.returncode == 1 and done.stdout.startswith('TensorFlow 2.21.0 computes on ')

@@ -108,6 +108,7 @@ def convert(source, output):
 # ------------------------------------------------------------------------------------------- conversions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['published.h5', 'keras3.weights.h5', 'complete_model.h5', 'nested.keras'])
 def test_trunk_computes_what_keras_does(keras_trunk, tmp_path, capsys, name):
     checkpoint = tmp_path / 'new' / 'folder' / 'vgg_16.ckpt'

@@ -392,6 +392,7 @@ def slim_checkpoint(folder, arrays):
     return (folder / 'vgg_16.ckpt').read_bytes()
 
 
+@pytest.mark.slow
 def test_both_origins_give_one_network(narrow, server, tmp_path, monkeypatch, capsys):
     arrays = random_arrays()
     put(server, monkeypatch, 'KERAS', keras_file(tmp_path / 'keras.h5', arrays))

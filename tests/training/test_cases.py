@@ -212,6 +212,7 @@ def copy_run(source, target):
     return target
 
 
+@pytest.mark.slow
 def test_t6_skip_scales_are_used_on_a_run(small_runs, record, trained_small, tmp_path):
     """The kernels are scaled the other way: scores stay what they were."""
     train.main(short_run(record, tmp_path, '--max_steps', 1, '--checkpoint_path', trained_small, '--recipe', 'paper',
@@ -255,6 +256,7 @@ def test_t7_an_export_that_is_a_pattern_is_refused(small_runs, trained_small, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_t7_inside_such_a_folder_all_works(small_runs, record, tmp_path, monkeypatch):
     """Relative paths do not name it. Old checkpoints are removed after a resume too; records are read from there."""
     inside = tmp_path / 'a[1]' / 'b\\c' / 'd*?'
@@ -269,6 +271,7 @@ def test_t7_inside_such_a_folder_all_works(small_runs, record, tmp_path, monkeyp
     assert find_checkpoint('out') == 'out/train/model.ckpt-6' and os.path.exists(find_checkpoint('out/best') + '.index')
 
 
+@pytest.mark.slow
 def test_t7_a_closing_bracket_is_not_a_pattern(small_runs, record, tmp_path):
     train.main(short_run(record, tmp_path / 'run]', '--max_steps', 1))
     assert find_checkpoint(str(tmp_path / 'run]')).endswith('model.ckpt-1')
@@ -277,6 +280,7 @@ def test_t7_a_closing_bracket_is_not_a_pattern(small_runs, record, tmp_path):
 # ------------------------------------------------------------------------------------------- T8, T9: signals
 
 
+@pytest.mark.slow
 def test_t8_a_closed_terminal_keeps_the_step(server, record, tmp_path):
     life = Life(server, tmp_path / 'run', short_run(record, tmp_path / 'run', '--max_steps', 10000))
     assert life.until(lambda: life.new_steps() >= 3)
@@ -296,7 +300,8 @@ def closed(kind):
         yield stream
 
 
-@pytest.mark.parametrize('kind, number', [('pipe', signal.SIGPIPE), ('terminal', signal.SIGHUP)])
+@pytest.mark.parametrize('kind, number', [pytest.param('pipe', signal.SIGPIPE, marks=pytest.mark.slow),
+                                          ('terminal', signal.SIGHUP)])
 def test_t8_a_closed_output_keeps_the_step(small_runs, record, tmp_path, monkeypatch, kind, number):
     """Closed while the second step is run, whose log line then fails."""
     run_step = train.run_step

@@ -11,7 +11,7 @@ import vgg
 from datasets import classes
 from inference.weights import checkpoint_step, find_checkpoint, network_variables, read_settings, read_shapes
 from train import Network
-from training import checkpoints
+from training import checkpoints, run_folder
 from utils import UserError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (2, 70, 50, 3)).astype(np.uint8)
@@ -82,6 +82,7 @@ def test_a_trunk_leaves_fc6_and_fc7_at_random_and_says_so(small_runs, tmp_path, 
     assert 'fc6 and fc7 start at random' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('version', [tf.train.SaverDef.V1, tf.train.SaverDef.V2])
 def test_t14_vgg_16_in_the_folder_is_taken(small_runs, record, tmp_path, monkeypatch, capsys, version):
     """And it is not mentioned again when the run resumes."""
@@ -160,8 +161,9 @@ def start_from(path, class_set=classes.VOC):
     return lambda session: checkpoints.set_starting_weights(session, None, path, class_set)
 
 
-@pytest.mark.parametrize('coarse, fine, skips', [('fcn_32s', 'fcn_16s', 'pool4'), ('fcn_16s', 'fcn_8s', 'pool3'),
-                                                 ('fcn_32s', 'fcn_8s', 'pool4 and pool3')])
+@pytest.mark.parametrize('coarse, fine, skips', [
+    pytest.param('fcn_32s', 'fcn_16s', 'pool4', marks=pytest.mark.slow),
+    pytest.param('fcn_16s', 'fcn_8s', 'pool3', marks=pytest.mark.slow), ('fcn_32s', 'fcn_8s', 'pool4 and pool3')])
 def test_a_finer_model_starts_as_the_coarser_one_has_ended(small_runs, tmp_path, capsys, coarse, fine, skips):
     """Its logits are the coarser one's, at the image's size, whatever that has learned; the new skip is at zero."""
     path = str(tmp_path / 'model.ckpt-7')
@@ -283,11 +285,16 @@ def test_without_the_state_file_the_newest_checkpoint_is_taken(tmp_path, text):
 
 
 @pytest.mark.parametrize('folder', ['out', './out', '../{}/out', '{}/out'])
-def test_t12_the_state_file_of_a_resumed_run_names_its_checkpoints(small_runs, record, tmp_path, monkeypatch, folder):
+def test_t12_the_state_file_of_a_resumed_run_names_its_checkpoints(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
-    folder = folder.format(tmp_path if folder.startswith('{') else tmp_path.name)
-    for max_steps in (2, 4):
-        train.main(short_run(record, folder, '--max_steps', max_steps, '--save_steps', 1))
+    train_dir = run_folder.make(folder.format(tmp_path if folder.startswith('{') else tmp_path.name))
+    for steps in ((1, 2), (3, 4)):
+        with tf.Graph().as_default(), tf.Session() as session:
+            session.run(tf.get_variable('a', [2]).initializer)
+            saver = checkpoints.RunSaver(session, train_dir, checkpoints.find_resume(train_dir)[0], tf.no_op())
+            for step in steps:
+                saver.add_step(step, [b'x'], 3.0)
+                saver.save()
     state = tf.train.get_checkpoint_state('out/train')
     assert list(state.all_model_checkpoint_paths) == [f'out/train/model.ckpt-{step}' for step in (2, 3, 4)]
     assert state.model_checkpoint_path == 'out/train/model.ckpt-4'

@@ -212,6 +212,7 @@ def make_flags(record, folder, max_steps, *more):
             '--batch_size', '2', '--crop_size', '32', '--max_steps', str(max_steps), '--summary_steps', '0', *more]
 
 
+@pytest.mark.slow
 def test_workers_and_the_chief_may_die(tmp_path, record):
     """A worker, then the chief are killed and restarted; everything is written exactly once."""
     flags = make_flags(record, tmp_path, 150, '--log_steps', '1', '--save_steps', '5', '--val_steps', '50',
@@ -240,6 +241,7 @@ def test_workers_and_the_chief_may_die(tmp_path, record):
     assert (tmp_path / 'index.html').exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_trains_as_one_process_until_its_parameter_server_dies(tmp_path, record, monkeypatch):
     """From the same weights, the chief and its worker compute what two towers of one process compute."""
     monkeypatch.setattr(vgg, 'BLOCKS', NARROW)
@@ -265,6 +267,7 @@ def test_a_cluster_trains_as_one_process_until_its_parameter_server_dies(tmp_pat
         assert 'parameter server 0 at 127.0.0.1:' in processes.last_error(job)
 
 
+@pytest.mark.slow
 def test_a_chief_that_is_stopped_keeps_its_step_and_ends_all(tmp_path, record):
     """Without a parameter server: the chief holds the variables."""
     flags = make_flags(record, tmp_path, 10000, '--log_steps', '1', '--val_steps', '0')

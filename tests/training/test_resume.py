@@ -75,22 +75,20 @@ def in_validation(life, dice):
 MOMENTS = (in_the_start, in_a_step, in_a_checkpoint, after_a_checkpoint, in_validation)
 
 
-@pytest.mark.parametrize('kills, moments, flags', [
-    (1, [in_a_checkpoint], []),
-    pytest.param(KILLS, MOMENTS, ['--val_steps', 3, '--eval_steps', 8, '--summary_steps', 4],
-                 marks=pytest.mark.slow)], ids=['once', 'often'])
-def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(server, record, tmp_path, kills, moments, flags):
-    steps = 4 + 2 * kills
-    argv = ['--max_steps', steps, '--deterministic', '--save_steps', 2, '--log_steps', 1, *LARGE, *flags]
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(server, record, tmp_path):
+    steps = 4 + 2 * KILLS
+    argv = ['--max_steps', steps, '--deterministic', '--save_steps', 2, '--log_steps', 1, '--val_steps', 3,
+            '--eval_steps', 8, '--summary_steps', 4, *LARGE]
     through = Life(server, tmp_path / 'through', short_run(record, tmp_path / 'through', *argv))
     assert through.wait() == 0, through.printed()
 
-    dice, killed = random.Random(kills), []
+    dice, killed = random.Random(KILLS), []
     while True:
         life = Life(server, tmp_path / 'killed', short_run(record, tmp_path / 'killed', *argv))
-        if len(killed) == kills:
+        if len(killed) == KILLS:
             break
-        moment = moments[len(killed) % len(moments)]
+        moment = MOMENTS[len(killed) % len(MOMENTS)]
         moment(life, dice)
         writing = life.is_writing()
         life.send(signal.SIGKILL)
@@ -100,7 +98,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(server, recor
     print(*killed, sep='\n')
 
     expected = dict(through.steps())
-    assert list(expected) == list(range(1, steps + 1)) and len(set(map(str, expected.values()))) > min(5, kills)
+    assert list(expected) == list(range(1, steps + 1)) and len(set(map(str, expected.values()))) > min(5, KILLS)
     seen = life.steps()
     assert len(seen) >= steps and set(step for step, _ in seen) == set(expected)
     assert all(ids == expected[step] for step, ids in seen)
@@ -108,8 +106,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_run_through(server, recor
 
     last = f'model.ckpt-{steps}'
     assert_equal_checkpoints(tmp_path / 'through' / 'train' / last, tmp_path / 'killed' / 'train' / last)
-    if '--eval_steps' in flags:
-        assert read_log(tmp_path / 'through', 'eval.csv') == read_log(tmp_path / 'killed', 'eval.csv')
+    assert read_log(tmp_path / 'through', 'eval.csv') == read_log(tmp_path / 'killed', 'eval.csv')
     losses = [[(row['step'], row['loss']) for row in read_log(tmp_path / run)] for run in ('through', 'killed')]
     assert losses[0] == losses[1] and len(losses[0]) == steps
     names = [sorted(name for name in os.listdir(tmp_path / run / 'train') if not name.startswith('events'))
@@ -149,8 +146,9 @@ def list_living(group):
     return [row for row in rows if int(row[0]) == group and not row[1].startswith('Z')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, code, to_all', [
-    (signal.SIGTERM, 143, True), pytest.param(signal.SIGINT, 130, False, marks=pytest.mark.slow)])
+    (signal.SIGTERM, 143, True), (signal.SIGINT, 130, False)])
 def test_a_signal_keeps_the_step_and_ends_with_its_code(server, record, tmp_path, number, code, to_all):
     """Before the first checkpoint, with a picture under way; the resumed run then scores what was not scored yet.
 
@@ -180,6 +178,7 @@ def test_a_signal_keeps_the_step_and_ends_with_its_code(server, record, tmp_path
     assert life.new_steps() == 0 and ('nothing left to do' in life.printed()) != stopped_in_evaluation
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_step_ends_the_run(server, record, tmp_path):
     life = Life(server, tmp_path / 'run', short_run(record, tmp_path / 'run', '--max_steps', 3))
     assert life.until(lambda: os.path.exists(tmp_path / 'run' / 'train' / 'lock'))
@@ -190,6 +189,7 @@ def test_a_signal_before_the_first_step_ends_the_run(server, record, tmp_path):
     assert not checkpoints.list_steps(str(tmp_path / 'run' / 'train'))
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_program_has_begun_leaves_no_traceback(tmp_path):
     program = [sys.executable, os.path.join(ROOT, 'train.py'), '--dataset_train', 'none', '--output_dir', str(tmp_path)]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as run:
