@@ -131,26 +131,6 @@ def convert_split(split, ids, record_path, class_set, scale, num_workers):
     return Summary(images, counted, all_faults, all_notes)
 
 
-@contextlib.contextmanager
-def partial_files(output_dir, names):
-    """Gives temporary paths in a folder, which take their names together at the end, if all went well.
-    UserError: the folder cannot be made, a folder is in the place of a file, or a file cannot be written."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise utils.UserError(f'--output_dir {output_dir}: {error.strerror}: name a folder you can write to') from error
-    paths = [os.path.join(output_dir, name) for name in names]
-    for path in filter(os.path.isdir, paths):
-        raise utils.UserError(f'{path} is a folder: move it away or name another --output_dir')
-    try:
-        with contextlib.ExitStack() as files:
-            yield [files.enter_context(utils.whole_file(path)) for path in paths]
-    except OSError as error:
-        name = os.path.basename(error.filename)
-        raise utils.UserError(f'cannot write {name} ({error.strerror}): free space or name another --output_dir'
-                              ) from error
-
-
 def check_summaries(splits, class_set, summaries, skip_bad):
     """Prints what cannot be used, or is odd, to stderr; UserError unless records can be made of the rest."""
     faults = [fault for summary in summaries for fault in summary.faults]
@@ -190,7 +170,10 @@ def main(argv=None):
     for fault in faults:
         raise utils.UserError(fault.message)
     names = [f'fcn_{role}.record' for role in voc.ROLES]
-    with utils.StopSignals(), partial_files(args.output_dir, [*names, *map(classes.side_file, names)]) as paths:
+    os.makedirs(args.output_dir, exist_ok=True)
+    with utils.StopSignals(), contextlib.ExitStack() as files:
+        paths = [files.enter_context(utils.whole_file(os.path.join(args.output_dir, name)))
+                 for name in (*names, *map(classes.side_file, names))]
         summaries = [convert_split(split, order_ids(split, ids), path, class_set, args.scale, args.num_workers)
                      for split, ids, path in zip(splits, ids_by_split, paths)]
         check_summaries(splits, class_set, summaries, args.skip_bad)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -57,33 +56,34 @@ def find_photos(paths, output_dir):
 
 
 def list_folder(folder, output_dir):
-    """Finds the image files below a folder, without hidden ones (.name) and those in output_dir. Linked folders are
-    searched last, and each folder once, so that links in a circle end. Returns a sorted list of paths, and a list of
-    str, one line for each folder that cannot be read and for each link to nowhere or upwards."""
-    root, results = Path(folder).resolve(), Path(output_dir).resolve()
+    """Finds the image files below a folder, without hidden ones (.name) and those in output_dir; linked folders too,
+    each folder once, so that links in a circle end. Returns a sorted list of paths, and a list of str, one line for
+    each folder that cannot be read, each link to nowhere, and each link to a folder above."""
+    root, results = os.path.realpath(folder), os.path.realpath(output_dir)
     if root == results:  # a second run would take the first run's results for photos
         raise UserError(f'--output_dir {output_dir}: holds the photos; choose another folder for the results')
-    files, problems, searched, waiting = [], [], set(), [folder]
+    files, problems, searched = [], [], {results}
 
     def note(error):
         problems.append(f'{error.filename}: {error.strerror}')
 
-    while waiting:
-        for place, folders, names in os.walk(waiting.pop(0), onerror=note):
-            here = Path(place).resolve()
-            if here in searched or here.is_relative_to(results) and not root.is_relative_to(results):
-                folders.clear()
-                continue
-            searched.add(here)
-            folders[:] = [name for name in folders if not name.startswith('.')]
-            paths = [Path(place, name) for name in [*folders, *names] if not name.startswith('.')]
-            files += [path for path in paths if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()]
-            for link in filter(Path.is_symlink, paths):
-                if here.is_relative_to(target := Path(os.path.realpath(link))) and not target.is_relative_to(root):
-                    problems.append(f'{link}: a link to {target}, above the folder; name that as --images to search it')
-                elif link.is_dir() or not link.suffix and not link.exists():
-                    waiting.append(link)
-    return [str(path) for path in sorted(files)], problems
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        here = os.path.realpath(place)
+        above = root.startswith(os.path.join(here, ''))
+        if above:
+            problems.append(f'{place}: a link to {here}, above the folder; name that as --images to search it')
+        if above or here in searched:
+            folders.clear()
+            continue
+        searched.add(here)
+        folders[:] = sorted((name for name in folders if not name.startswith('.')),
+                            key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        for path in (os.path.join(place, name) for name in names if not name.startswith('.')):
+            if os.path.splitext(path)[1].lower() in IMAGE_ENDINGS:
+                files.append(path)
+            elif os.path.islink(path) and not os.path.exists(path):
+                problems.append(f'{path}: a link to nowhere')
+    return sorted(files), problems
 
 
 def choose_names(found):

@@ -49,7 +49,8 @@ def open_writer(path):
         with tf.io.TFRecordWriter(path) as writer:
             yield writer
     except tf.errors.OpError as error:
-        raise OSError(errno.EIO, error.message.split('; ')[-1], path) from error  # of `path; reason`
+        number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+        raise OSError(number, error.message.split('; ')[-1], path) from error  # of `path; reason`
 
 
 def count_examples(record, whole=False):

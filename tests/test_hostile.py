@@ -376,8 +376,8 @@ def test_a_full_disk_under_the_records(folder, small_disk, monkeypatch, capfd):
     argv = ['--data_dir', str(folder / 'VOC'), '--output_dir', str(disk)]
     code, lines = run(convert_fcn_dataset, argv, monkeypatch, capfd)
     assert code == 1 and os.listdir(disk) == []
-    assert lines[-1] == ('convert_fcn_dataset.py: error: cannot write fcn_val.record (No space left on device): free '
-                         'space or name another --output_dir')
+    assert lines[-1] == (f'convert_fcn_dataset.py: error: {disk}/fcn_val.record: No space left on device; free some '
+                         'space and start again')
 
 
 @pytest.mark.parametrize('fill, left, named', [

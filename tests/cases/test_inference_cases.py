@@ -225,8 +225,8 @@ def test_p5_a_linked_folder_is_searched_once(tree, links, more):
 
 
 @pytest.mark.parametrize('link, target, line', [
-    ('photos/gone', 'nowhere', 'photos/gone: No such file or directory'),
-    ('photos/loop', 'loop', 'photos/loop: Too many levels of symbolic links'),
+    ('photos/gone', 'nowhere', 'photos/gone: a link to nowhere'),
+    ('photos/loop', 'loop', 'photos/loop: a link to nowhere'),
     ('photos/up', '../..', 'photos/up: a link to {}, above the folder; name that as --images to search it')])
 def test_p5_a_link_that_is_not_followed_is_named(tree, link, target, line):
     (tree / link).symlink_to(target)
