@@ -3,9 +3,6 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-from scipy.ndimage import uniform_filter1d
 
 MAX_POINTS = 1000  # of a line, more than it has pixels
 FEW_POINTS = 20  # fewer are marked one by one and have no running mean
@@ -67,6 +64,8 @@ def make_lines(*descriptions):
 
 def draw_curve(curve):
     """Draws a curve without background. Returns the text of an SVG element, whose colours are the page's variables."""
+    from matplotlib.figure import Figure  # here, because predict.py, which imports this through train.py, draws none
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
     colours = COLOURS['light']
     figure = Figure(figsize=(4.8, 2.4), layout='constrained')  # without pyplot, which would choose a backend
     axes = figure.add_subplot()
@@ -95,6 +94,7 @@ def draw_curve(curve):
 
 def draw_line(axes, line, colour):
     """Draws a Line; a noisy one pale, below its running mean."""
+    from scipy.ndimage import uniform_filter1d
     few, values = len(line.steps) < FEW_POINTS, line.values
     steps = thin(line.steps, MAX_POINTS)
     if line.noisy and not few:
