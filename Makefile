@@ -76,7 +76,7 @@ bench: install
 	cp out/bench/benchmarks.md results/benchmarks.md
 
 gpu_check: install
-	PYTHON=$(BIN)/python bash benchmarks/gpu_check.sh
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf .venv out

@@ -1,15 +1,13 @@
 """Trains, evaluates and predicts on this machine's GPUs, and writes the figures side by side as a Markdown page.
 
-    bash benchmarks/gpu_check.sh out/gpu_check.md
+    python -m benchmarks.gpu_check --report out/gpu_check.md
 
 Every run is a process of its own. If one fails, the page has the last line of its output, and the others go on. On a
 machine without a GPU the runs are small, and those that need one are left out. The runs are in a temporary folder
 (TMPDIR) of at most 9 GB, which is removed.
 """
-import csv
 import datetime
 import glob
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,6 +22,7 @@ from PIL import Image
 
 import utils
 from benchmarks import measure
+from report.page import read_table
 from utils import UserError
 
 NO_TF32 = {'NVIDIA_TF32_OVERRIDE': '0'}  # read by cuBLAS and cuDNN: float32 is float32
@@ -34,8 +33,8 @@ TRAINING_HEAD = """
 The same crops in the same order. images/s is the median of the log's lines without the first two; PyTorch gets one
 constant batch, so it reads no files. The losses are per pixel.
 
-| run | images/s | lowest to highest | first loss | loss half-way | last loss | seconds in all |
-|---|---|---|---|---|---|---|"""
+| run | images/s | first loss | loss half-way | last loss | seconds in all |
+|---|---|---|---|---|---|"""
 PREDICTION_HEAD = """
 ## Evaluation and prediction
 
@@ -50,7 +49,6 @@ SMALL = {'max_steps': 20, 'batch_size': 4, 'crop_size': 96, 'fc_channels': 512}
 def parse_args(argv=None):
     parser = utils.ArgumentParser("Checks this machine's GPUs: training, evaluation and prediction, side by side.")
     parser.add_argument('--report', default='out/gpu_check.md', help='Markdown file to write')
-    parser.add_argument('--small', action='store_true', help='small runs, as on a machine without a GPU')
     return parser.parse_args(argv)
 
 
@@ -58,16 +56,16 @@ def main(argv=None):
     args = parse_args(argv)
     os.makedirs(os.path.dirname(args.report) or '.', exist_ok=True)
     with open(args.report, 'w', encoding='utf-8') as report, tempfile.TemporaryDirectory(prefix='gpu_check_') as folder:
-        for text in check(folder, args.small):
+        for text in check(folder):
             print(text, flush=True)
             print(text, file=report, flush=True)
     print(f'\nreport: {args.report}')
 
 
-def check(folder, small):
-    """Runs everything in a folder and yields the page, line by line; `small` has it small on a GPU too."""
+def check(folder):
+    """Runs everything in a folder and yields the page, line by line."""
     gpus = tf.config.list_physical_devices('GPU')
-    size = SMALL if small or not gpus else FULL
+    size = FULL if gpus else SMALL
     yield describe_machine(gpus, size)
     measure.run_script(folder, 'tools/make_sample_dataset.py', output_dir=f'{folder}/VOC', num_train=64, num_val=16)
     measure.run_script(folder, 'convert_fcn_dataset.py', data_dir=f'{folder}/VOC', output_dir=folder)
@@ -102,12 +100,9 @@ def describe_machine(gpus, size):
     if shutil.which('nvidia-smi'):
         lines += subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
                                 capture_output=True, text=True).stdout.splitlines()
-    found = [str(tf.config.experimental.get_device_details(gpu)) for gpu in gpus]
-    nvidia = [f'{each.name} {each.version}' for each in importlib.metadata.distributions()
-              if each.name.startswith(('nvidia-cudnn', 'nvidia-cublas', 'nvidia-cuda-runtime'))]
     lines += [f'TensorFlow {tf.__version__}, built for CUDA {build.get("cuda_version")} and cuDNN '
-              f'{build.get("cudnn_version")}; installed: {", ".join(nvidia) or "no libraries of CUDA"}',
-              f'devices: {", ".join(found) or "no GPU"}; {len(os.sched_getaffinity(0))} CPU cores',
+              f'{build.get("cudnn_version")}',
+              f'{len(gpus)} GPUs; {len(os.sched_getaffinity(0))} CPU cores',
               f'each training: {" ".join(measure.as_arguments(size))}, random start']
     return f'# GPU check of {datetime.date.today()}\n\n' + '\n'.join(f'- {line}' for line in lines)
 
@@ -128,19 +123,16 @@ def train(folder, name, flags, environment, size):
         folder, 'train.py', *flags, environment=environment, output_dir=output_dir, checkpoint_path='none',
         dataset_train=f'{folder}/fcn_train.record', dataset_val=f'{folder}/fcn_val.record', val_steps=0,
         summary_steps=0, log_steps=size['max_steps'] // 20, **size)
-    with open(os.path.join(output_dir, 'train', 'log.csv')) as file:
-        cells = [*format_training(list(csv.DictReader(file))), f'{done.seconds:.0f}']
+    cells = [*format_training(read_table(os.path.join(output_dir, 'train', 'log.csv'))), f'{done.seconds:.0f}']
     if name not in ('TF32', 'float32', *TWICE):  # whose weights are used afterwards
         shutil.rmtree(output_dir)  # 1.6 GB
     return cells
 
 
 def format_training(rows):
-    """Cells of a run's row: speed, its range, and three losses, from the rows of log.csv."""
-    speeds = [float(row['images_per_second']) for row in rows][2:]
-    losses = [float(row['loss_per_pixel']) for row in rows]
-    return [f'{statistics.median(speeds):.1f}', f'{min(speeds):.1f} to {max(speeds):.1f}',
-            *(f'{losses[place]:.6f}' for place in (0, len(losses) // 2, -1))]
+    """Cells of a run's row: speed and three losses, from the rows of a log."""
+    speed = statistics.median(row['images_per_second'] for row in rows[2:])
+    return [f'{speed:.1f}', *(f'{rows[place]["loss_per_pixel"]:.6f}' for place in (0, len(rows) // 2, -1))]
 
 
 def train_pytorch(folder, name, tf32, tuned, size):
@@ -148,7 +140,7 @@ def train_pytorch(folder, name, tf32, tuned, size):
     sizes = {name: number for name, number in size.items() if name != 'max_steps'}
     done = measure.run(measure.call(name, 'pytorch_fcn.training', steps=size['max_steps'], tuned=tuned, tf32=tf32,
                                     bfloat16=tuned, **sizes), folder)
-    return [f'{done.items / done.seconds:.1f}', '', '', '', '', f'{done.seconds:.0f}']
+    return [f'{done.items / done.seconds:.1f}', '', '', '', f'{done.seconds:.0f}']
 
 
 def compare_runs(*output_dirs):

@@ -19,9 +19,9 @@ def test_runs_for_each_number_of_gpus():
 
 
 def test_speed_is_the_median_without_the_first_two_lines():
-    rows = [{'images_per_second': str(speed), 'loss_per_pixel': str(loss)}
+    rows = [{'images_per_second': speed, 'loss_per_pixel': loss}
             for speed, loss in zip((1, 2, 30, 50, 40), (3.0, 2.5, 2.0, 1.5, 1.25))]
-    assert gpu_check.format_training(rows) == ['40.0', '30.0 to 50.0', '3.000000', '2.000000', '1.250000']
+    assert gpu_check.format_training(rows) == ['40.0', '3.000000', '2.000000', '1.250000']
 
 
 def test_rows_that_fail_give_their_reason():
