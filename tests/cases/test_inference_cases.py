@@ -3,8 +3,8 @@ terminal, TensorFlow Lite, 150 classes."""
 import importlib.abc
 import io
 import os
+import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -111,14 +111,35 @@ def exported(camvid_run, tmp_path_factory):
     return str(folder / '1')
 
 
-@pytest.mark.slow
-def test_p3_tensorflow_lite_gives_the_same_classes(exported, camvid_run):
-    def convert():
-        return tensorflow.lite.TFLiteConverter.from_saved_model(exported, signature_keys=['one_image']).convert()
+def convert(*arguments):
+    """Runs a Python module, as the commands of docs/runs.md do."""
+    done = subprocess.run([sys.executable, '-m', *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
-    with ThreadPoolExecutor(1) as thread:  # in which the test's graph is not the default one
-        interpreter = tensorflow.lite.Interpreter(model_content=thread.submit(convert).result())
-    run, found = interpreter.get_signature_runner('one_image'), set()
+
+def load_lite(exported, path):
+    convert('tensorflow.lite.python.tflite_convert', '--saved_model_dir', exported, '--saved_model_signature_key',
+            'one_image', '--output_file', path)
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        Interpreter = tensorflow.lite.Interpreter
+    return Interpreter(path).get_signature_runner('one_image')
+
+
+def load_onnx(exported, path):
+    pytest.importorskip('tf2onnx', reason='tf2onnx is not installed')
+    onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    convert('tf2onnx.convert', '--saved-model', exported, '--signature_def', 'one_image', '--output', path)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    names = [output.name for output in session.get_outputs()]
+    return lambda image: dict(zip(names, session.run(names, {'image': image})))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('load', [load_lite, load_onnx])
+def test_p3_other_runtimes_give_the_same_classes(exported, camvid_run, tmp_path, load):
+    run, found = load(exported, str(tmp_path / 'network')), set()
     with tf.Session() as session:
         predictor = load_network(session, find_checkpoint(str(camvid_run)))
         for size in ((64, 64), (33, 47), (1, 1), (100, 70), (40, 321)):
