@@ -26,7 +26,7 @@ from inference import crf
 from inference.devices import explain_failures
 from inference.predictor import Predictor, build_predictor, predict_example, score_record
 from inference.scores import confusion_matrix
-from inference.weights import read_shapes
+from inference.weights import read_settings, read_shapes
 from report.page import write_page
 from training import checkpoints, cluster, recipes, run_folder, towers
 from training.data import read_data
@@ -46,12 +46,15 @@ class Network(NamedTuple):
     fc_channels: int, width of fc6 and fc7; the published VGG16 weights have 4096.
     upsampling: 'learned' or 'fixed', whether the bilinear kernels are trained.
     skip_scales: floats, factors of pool4 and pool3 before their scores.
+    border: int, pixels of border_colour, RGB, around an image, which Berkeley's FCN-8s needs; else 0.
     """
     model: str = 'fcn_8s'
     number_of_classes: int = len(classes.VOC.names)
     fc_channels: int = 4096
     upsampling: str = 'learned'
     skip_scales: tuple = (1.0, 1.0)
+    border: int = 0
+    border_colour: tuple = vgg.RGB_MEAN
 
 
 SKIPS = {'fcn_32s': (), 'fcn_16s': ('pool4',), 'fcn_8s': ('pool4', 'pool3')}
@@ -70,9 +73,11 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
 
     # The five poolings halve exactly only multiples of 32: fill up with the mean colour, which is 0 to the network.
     # First by 31 everywhere, because TensorFlow Lite forgets the channels where the number to fill up is no constant.
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    inputs = tf.pad(tf.cast(images, tf.float32) - vgg.RGB_MEAN, [[0, 0], [0, 31], [0, 31], [0, 0]])
-    inputs = inputs[:, :(height + 31) // 32 * 32, :(width + 31) // 32 * 32, :]
+    height, width, border = tf.shape(images)[1], tf.shape(images)[2], network.border
+    sides = [border, border + 31]
+    inputs = tf.pad(tf.cast(images, tf.float32) - network.border_colour, [[0, 0], sides, sides, [0, 0]])
+    inputs = inputs[:, :(height + sum(sides)) // 32 * 32, :(width + sum(sides)) // 32 * 32, :]
+    inputs += tf.subtract(network.border_colour, vgg.RGB_MEAN)
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         # Step 2: VGG16 with its fully connected layers as convolutions; SAME padding keeps their output at 1/32.
@@ -100,7 +105,7 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
 
             # Step 7: x8, to the size of the (filled up) image; then cut back to the image's own.
             upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, network, scope='t_conv_x8')
-    return upscore8[:, :height, :width, :]
+    return upscore8[:, border:border + height, border:border + width, :]
 
 
 def score_skip(pool, name, network, scale):
@@ -238,7 +243,8 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
 
 
 def read_network(checkpoint):
-    """The Network whose variables a checkpoint of train.py holds; its skip_scales are among these.
+    """The Network whose variables a checkpoint of train.py holds; its skip_scales are among these. The settings beside
+    it name a border.
 
     Raises:
         UserError: the checkpoint is damaged, or not one of train.py.
@@ -249,7 +255,10 @@ def read_network(checkpoint):
             raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of train.py')
     skips = tuple(pool for pool in ('pool4', 'pool3') if f'vgg_16/fc8/conv_{pool}/weights' in shapes)
     model = next((model for model, of_model in SKIPS.items() if of_model == skips), 'fcn_8s')
-    return Network(model, shapes['vgg_16/fc8/weights'][-1], shapes['vgg_16/fc6/weights'][-1])
+    network = Network(model, shapes['vgg_16/fc8/weights'][-1], shapes['vgg_16/fc6/weights'][-1])
+    settings = read_settings(os.path.dirname(checkpoint))
+    return network._replace(border=settings.get('border', 0),
+                            border_colour=settings.get('border_colour', network.border_colour))
 
 
 # ------------------------------------------------------------------------------------------- the loop

@@ -1,16 +1,18 @@
-"""Fetches PASCAL VOC2012, and VGG16's ImageNet weights as a checkpoint with tf-slim's names.
+"""Fetches PASCAL VOC2012, and VGG16's ImageNet weights as a checkpoint with tf-slim's names; or Berkeley's FCN-8s.
 
     python tools/download.py
+    python tools/download.py --fcn8s
 
-makes VOCdevkit/VOC2012 and vgg_16.ckpt in the current folder, unless they exist. An interrupted transfer is resumed by
-HTTP ranges (RFC 9110, section 14), in this run or the next; until a file is complete it is called NAME.part. Complete
-files have checksums:
+makes VOCdevkit/VOC2012 and vgg_16.ckpt in the current folder, or the run folder fcn8s, unless they exist. An
+interrupted transfer is resumed by HTTP ranges (RFC 9110, section 14), in this run or the next; until a file is complete
+it is called NAME.part. Complete files have checksums:
 
     VOCtrainval_11-May-2012.tar, 2.0 GB: MD5 in torchvision/datasets/voc.py. Oxford's server is often down; then the
         copy of the book "Dive into Deep Learning" (https://d2l.ai) is fetched, the same file by its name and SHA-1.
     vgg16_weights_tf_dim_ordering_tf_kernels.h5, 553 MB: MD5 in keras/applications/vgg16.py.
     vgg_16_2016_08_28.tar.gz, 514 MB: no MD5 is published. gzip's own checksum detects damage, and the checkpoint in it
         must have VGG16's names and shapes.
+    fcn8s-heavy-pascal.caffemodel, 537 MB: no MD5 is published. All layers must be there with FCN-8s's shapes.
 """
 import gzip
 import hashlib
@@ -35,7 +37,7 @@ import urllib3
 
 import utils
 from inference import weights
-from tools import convert_vgg_weights
+from tools import convert_fcn8s, convert_vgg_weights
 
 
 class Published(NamedTuple):
@@ -54,6 +56,9 @@ KERAS = Published('vgg16_weights_tf_dim_ordering_tf_kernels.h5',
                   'vgg16_weights_tf_dim_ordering_tf_kernels.h5',
                   '64373286793e3c8b2b4e3219cbf3544b')
 SLIM = Published('vgg_16_2016_08_28.tar.gz', 'http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz', None)
+
+FCN8S = Published('fcn8s-heavy-pascal.caffemodel',
+                  'http://dl.caffe.berkeleyvision.org/fcn8s-heavy-pascal.caffemodel', None)
 
 VOC_FOLDERS = ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation')  # all that is used of VOC2012
 ATTEMPTS = 4  # in a row without any new bytes
@@ -220,15 +225,26 @@ def get_weights(origins, output_dir):
     print(f'{checkpoint} is complete')
 
 
+def get_fcn8s(published, output_dir):
+    folder = os.path.join(output_dir, 'fcn8s')
+    if os.path.exists(os.path.join(folder, 'train', 'checkpoint')):
+        print(f'{folder} exists already')
+        return
+    convert_fcn8s.convert(fetch(published, output_dir), folder)
+
+
 def parse_args(argv=None):
     parser = utils.ArgumentParser('Fetches PASCAL VOC2012 and the ImageNet weights of VGG16.')
     parser.add_argument('--what', choices=('all', 'voc', 'weights'), default='all', help='what to fetch')
+    parser.add_argument('--fcn8s', action='store_true', help='instead, fetch the FCN-8s that Berkeley trained on '
+                        'VOC and SBD, and convert it to the run folder fcn8s')
     parser.add_argument('--output_dir', default='.', help='folder for VOCdevkit, vgg_16.ckpt and the fetched files')
     parser.add_argument('--weights', choices=('keras', 'slim'), default='keras',
                         help='whose file of the weights to fetch; the other one is the fallback')
     parser.add_argument('--voc_url', default=VOC.url, help='address of VOC2012, such as a mirror')
     parser.add_argument('--keras_url', default=KERAS.url, help="address of Keras's weights")
     parser.add_argument('--slim_url', default=SLIM.url, help="address of tf-slim's weights")
+    parser.add_argument('--fcn8s_url', default=FCN8S.url, help="address of Berkeley's FCN-8s")
     return parser.parse_args(argv)
 
 
@@ -236,6 +252,9 @@ def main(argv=None):
     args = parse_args(argv)
     os.makedirs(args.output_dir, exist_ok=True)
     with utils.StopSignals():
+        if args.fcn8s:
+            get_fcn8s(FCN8S._replace(url=args.fcn8s_url), args.output_dir)
+            return
         if args.what != 'weights':
             get_voc(args.voc_url, args.output_dir)
         if args.what != 'voc':

@@ -16,8 +16,8 @@ from training import recipes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = ('train.py', 'convert_fcn_dataset.py', 'evaluate.py', 'predict.py', '-m report.page', 'tools/download.py',
-            'tools/import_coco.py', 'tools/convert_vgg_weights.py', 'tools/search_crf.py', 'tools/compare_recipes.py',
-            'tools/overfit.py', 'tools/make_sample_dataset.py', '-m benchmarks')
+            'tools/import_coco.py', 'tools/convert_fcn8s.py', 'tools/convert_vgg_weights.py', 'tools/search_crf.py',
+            'tools/compare_recipes.py', 'tools/overfit.py', 'tools/make_sample_dataset.py', '-m benchmarks')
 INTRODUCTION = """# Flags
 
 What `--help` prints; written by `python tools/write_flags.py`. A flag that a program does not know is an error. Values

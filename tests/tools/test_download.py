@@ -11,6 +11,7 @@ import re
 import tarfile
 import threading
 
+import caffe_files
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -20,7 +21,9 @@ from vgg_files import for_bgr, make_narrow, random_arrays, read_shapes, run_vgg,
 import convert_fcn_dataset
 import train
 import utils
+import vgg
 from datasets import records
+from inference import weights
 from tools import download
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -464,6 +467,28 @@ def test_slims_archive_with_a_damaged_byte(narrow, tmp_path, place):
     assert sorted(os.listdir(tmp_path)) == ['a.tar.gz', 'made']
 
 
+def test_berkeleys_fcn8s(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vgg, 'BLOCKS', caffe_files.BLOCKS)
+    caffe_files.write_caffemodel(tmp_path / 'a.caffemodel', caffe_files.random_blobs(1))
+    put(server, monkeypatch, 'FCN8S', (tmp_path / 'a.caffemodel').read_bytes())
+    server.faults = ['break after 300000']
+    flags = ['--fcn8s', '--output_dir', str(tmp_path), '--fcn8s_url', f'{server.url}/{download.FCN8S.name}']
+    download.main(flags)
+    assert server.asked == [(download.FCN8S.name, None), (download.FCN8S.name, 'bytes=300000-')]
+    assert os.path.exists(weights.find_checkpoint(str(tmp_path / 'fcn8s')) + '.index')
+    assert not (tmp_path / 'VOCdevkit').exists() and not (tmp_path / 'vgg_16.ckpt.index').exists()
+    capsys.readouterr()
+    download.main(flags)
+    assert capsys.readouterr().out == f'{tmp_path}/fcn8s exists already\n' and len(server.asked) == 2
+
+
+def test_another_file_than_berkeleys(server, tmp_path, monkeypatch):
+    put(server, monkeypatch, 'FCN8S', b'<html>gone</html>')
+    with pytest.raises(utils.UserError, match='pascal.caffemodel: is not a caffemodel, or not complete; remove it and'):
+        download.main(['--fcn8s', '--output_dir', str(tmp_path)])
+    assert os.listdir(tmp_path) == ['fcn8s-heavy-pascal.caffemodel']
+
+
 # ------------------------------------------------------------------------------------------- the whole way
 
 
@@ -485,7 +510,8 @@ def test_the_help_names_every_address(capsys):
     with pytest.raises(SystemExit):
         download.parse_args(['--help'])
     text = ''.join(capsys.readouterr().out.split())  # argparse breaks lines within an address
-    assert all(each.url in text for each in (download.VOC, download.KERAS, download.SLIM))
+    assert all(each.url in text for each in (download.VOC, download.KERAS, download.SLIM,
+                                                  download.FCN8S))
 
 
 def test_the_published_files_are_these():
@@ -494,4 +520,4 @@ def test_the_published_files_are_these():
     assert download.VOC.md5 == download.VOC_MIRROR.md5 == '6cd6e144f989b92b3379bac3b3de84fd'
     assert download.KERAS.md5 == '64373286793e3c8b2b4e3219cbf3544b'
     assert all(each.url.endswith(f'/{each.name}') for each in (download.VOC, download.VOC_MIRROR, download.KERAS,
-                                                               download.SLIM))
+                                                               download.SLIM, download.FCN8S))
