@@ -6,7 +6,7 @@ A fault stops the conversion or makes training or its scores go wrong; a note is
 """
 import collections
 import functools
-import zlib
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     faults: list  # of Finding
     notes: list  # of Finding
     size: tuple = ()  # (width, height) of the image; () if it cannot be read
-    checksum: int = 0  # of the decoded image, which may be an eighth of its size
+    checksum: bytes = b''  # of the decoded image, which may be an eighth of its size
     mask_kind: str = ''  # see pictures.Mask; '' if it cannot be read
     pixels: np.ndarray = np.zeros(256, np.int64)  # by label
 
@@ -61,7 +61,7 @@ def look_at_pair(split, class_set, scale, image_id):
     pair = voc.read_pair(split, image_id, class_set, scale)
     seen = Seen(image_id, pair.image_path, pair.faults, pair.notes)
     if pair.image:
-        checksum = zlib.crc32(pair.image.picture.convert('RGB').tobytes())
+        checksum = hashlib.sha256(pair.image.picture.convert('RGB').tobytes()).digest()
         seen = seen._replace(size=pair.image.size, checksum=checksum)
     if pair.mask:
         seen = seen._replace(mask_kind=pair.mask.kind, pixels=pictures.count_pixels(pair.mask.labels))
@@ -84,24 +84,19 @@ def name_pixels(class_set, pixels):
 
 
 def find_twins(names, seen):
-    """Yields a Finding for each group of images that are the same: those of one checksum, decoded again and compared.
+    """Yields a Finding for each group of images that are the same, those of one checksum.
     `names`: two str, of the train and the val list. `seen`: two lists of Seen."""
     list_of = {pair.image_path: name for name, of_split in zip(names[::-1], seen[::-1]) for pair in of_split}
     alike = collections.defaultdict(dict)
     for pair in (pair for of_split in seen for pair in of_split if pair.size):
         alike[pair.size, pair.checksum][pair.image_path] = None
-    for group in (group for group in alike.values() if len(group) > 1):
-        same = collections.defaultdict(list)
-        for path in group:
-            picture = pictures.turn_upright(pictures.read_picture(path, scale=0)).picture  # of any size
-            same[picture.convert('RGB').tobytes()].append(path)
-        for paths in (paths for paths in same.values() if len(paths) > 1):
-            first, last = paths[0], paths[-1]
-            more = f', and {len(paths) - 2} more' if len(paths) > 2 else ''
-            in_both = list_of[first] != list_of[last]
-            yield Finding('same image in both lists' if in_both else 'same image twice',
-                          f'{first} ({list_of[first]}) and {last} ({list_of[last]}){more} are the same image'
-                          + ('; take it out of one list' if in_both else ''))
+    for paths in (list(group) for group in alike.values() if len(group) > 1):
+        first, last = paths[0], paths[-1]
+        more = f', and {len(paths) - 2} more' if len(paths) > 2 else ''
+        in_both = list_of[first] != list_of[last]
+        yield Finding('same image in both lists' if in_both else 'same image twice',
+                      f'{first} ({list_of[first]}) and {last} ({list_of[last]}){more} are the same image'
+                      + ('; take it out of one list' if in_both else ''))
 
 
 def find_oddities(class_set, name, of_split):
@@ -121,7 +116,7 @@ def find_oddities(class_set, name, of_split):
 
 
 def report(content, json_path=None):
-    """Prints check's result and writes it to `json_path`, if given; UserError if that fails or there are faults."""
+    """Prints check's result and writes it to `json_path`, if given; UserError if there are faults."""
     facts = [content[role] for role in voc.ROLES]
     print(format_table(*zip(*((of_split['list'], of_split['images'], of_split['pixels']) for of_split in facts))))
     print(*format_facts(facts, content['faults']), sep='\n')
@@ -129,11 +124,7 @@ def report(content, json_path=None):
         for line in voc.list_findings((Finding(**found) for found in content[f'{title}s']), title, shown):
             print(line)
     if json_path:
-        try:
-            utils.save_json(json_path, content)
-        except OSError as error:
-            raise utils.UserError(f'--check_json {json_path}: {error.strerror}: name a file in a folder you can write '
-                                  'to') from error
+        utils.save_json(json_path, content)
     if count := len(content['faults']):
         raise utils.UserError(f'{count} fault{"s" * (count > 1)}: training would go wrong; mend what is listed above')
     print('no fault: ready to convert')

@@ -122,12 +122,3 @@ def check_sizes(values, max_pixels):
         if size != (width, height):
             raise ValueError(f'its {name} is {size[0]} x {size[1]} pixels, by image/width and image/height it is '
                              f'{width} x {height}')
-
-
-def fingerprint(record):
-    """What distinguishes a record from others, in the default graph: number of examples and a hash, int64 scalars."""
-    def add(found, serialized):
-        count, mark = found
-        return count + 1, mark * 31 + tf.strings.to_hash_bucket_fast(serialized, 2 ** 31)
-
-    return tf.data.TFRecordDataset(record).reduce((tf.constant(0, tf.int64), tf.constant(0, tf.int64)), add)

@@ -26,10 +26,9 @@ class Line(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve: its title, lines (without one there is nothing to draw), and the command that adds some."""
+    """A curve: its title, and its lines; without one there is nothing to draw."""
     title: str
     lines: list
-    command: str
 
     @property
     def description(self):
@@ -38,18 +37,17 @@ class Curve(NamedTuple):
         return f'{self.title} over the steps: {", ".join(ends)}'
 
 
-def make_curves(log, scores, command):
-    """The curves of a run, list of Curve, from the rows of train/log.csv and train/eval.csv (see page.read_table);
-    `command` is the one that continues the run."""
+def make_curves(log, scores):
+    """The curves of a run, list of Curve, from the rows of train/log.csv and train/eval.csv, see page.read_table."""
     loss = make_lines(('training', 'plain', log, 'loss_per_pixel', True),
                       ('validation', 'crf', scores, 'loss_per_pixel'))
     mean_iou = make_lines(('mean IoU', 'plain', scores, 'mean_iou'), ('along borders', 'crf', scores, 'boundary_iou'))
     speed = make_lines(('training', 'plain', log, 'images_per_second', True))
     learning_rate = make_lines(('training', 'plain', log, 'learning_rate'))
-    return [Curve('Loss per pixel', loss, command),
-            Curve('Validation mean IoU', mean_iou, f'{command} --eval_steps 200'),
-            Curve('Images per second', speed, command),
-            Curve('Learning rate', learning_rate, command)]
+    return [Curve('Loss per pixel', loss),
+            Curve('Validation mean IoU', mean_iou),
+            Curve('Images per second', speed),
+            Curve('Learning rate', learning_rate)]
 
 
 def make_lines(*descriptions):

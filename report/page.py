@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shlex
 import urllib.parse
 from typing import NamedTuple
 
@@ -72,17 +71,16 @@ def write_page(output_dir):
     log, scores = (read_table(os.path.join(output_dir, 'train', name)) for name in ('log.csv', 'eval.csv'))
     settings = read_json(os.path.join(output_dir, 'train', 'settings.json'))
     metrics = read_json(os.path.join(output_dir, 'evaluation', 'metrics.json'))
-    commands = make_commands(output_dir, settings)
     html = load_template().render(
         name=os.path.basename(os.path.abspath(output_dir)),
         model=str(settings.get('model', 'fcn_8s')).replace('fcn_', 'FCN-'),
         written=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
         tiles=make_tiles(log, scores, settings, metrics), draw_curve=draw_curve,
-        curves=make_curves(log, scores, commands['train_command']), settings=settings, metrics=metrics,
+        curves=make_curves(log, scores), settings=settings, metrics=metrics,
         crf=metrics.get('crf') or {}, figures=FIGURES, classes=make_legend(read_classes(settings)), colours=COLOURS,
         confusions=find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png'),
         extremes={f'{end.title()} images': make_extreme_rows(output_dir, metrics, end) for end in ('worst', 'best')},
-        **commands, **make_validation_rows(output_dir, scores))
+        **make_validation_rows(output_dir, scores))
     path = os.path.join(output_dir, 'index.html')
     utils.save_text(path, html)
     return path
@@ -181,14 +179,6 @@ def make_legend(class_set):
     """The CSS colour of every class and of void, dict by name."""
     named = [*enumerate(class_set.names), (classes.IGNORE_LABEL, 'void: not counted')]
     return {name: 'rgb({}, {}, {})'.format(*class_set.palette[index]) for index, name in named}
-
-
-def make_commands(output_dir, settings):
-    """The commands that add what the page lacks, dict of str."""
-    checkpoint_path = shlex.quote(os.path.join(output_dir, 'train'))
-    record = shlex.quote(str(settings.get('dataset_val', 'data/fcn_val.record')))
-    return {'train_command': f'python train.py --output_dir {shlex.quote(output_dir)}',
-            'evaluate_command': f'python evaluate.py --checkpoint_path {checkpoint_path} --dataset {record} --crf'}
 
 
 def make_validation_rows(output_dir, scores):

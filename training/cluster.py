@@ -177,7 +177,7 @@ def try_training(train, job, cluster, server, incarnations):
     """Trains from the last checkpoint on. Returns False if a worker is lost before the end."""
     try:
         check_parameter_servers(cluster, incarnations)
-        check_records(cluster, job)
+        records.count_examples(job.dataset_train, job.whole_images)  # before TensorFlow's reader, which explains less
         train(place_on_machines(cluster, server, job.batch_size))
         return True
     except (UserError, *LOST) as error:
@@ -273,21 +273,3 @@ def place_on_machines(cluster, server, batch_size):
     servers = [f'{task.device}/device:CPU:0' for task in cluster.tasks('ps')]
     return Placement(server.target, chief, divide_batch(batch_size, towers),
                      servers or towers[f'{chief}/device:CPU:0'][:1])
-
-
-def check_records(cluster, job):
-    """Raises UserError unless all machines have the same training record: each reads its part of the same batches."""
-    record = job.dataset_train
-    records.count_examples(record, job.whole_images)  # before TensorFlow's reader, which explains less
-    expected = None
-    for task in cluster.tasks('chief', 'worker'):
-        with tf.Graph().as_default(), connect(task, TIMEOUT) as session:
-            try:
-                found = session.run(records.fingerprint(record))
-            except (tf.errors.NotFoundError, tf.errors.DataLossError, tf.errors.PermissionDeniedError) as error:
-                raise UserError(f"{record}: {task} cannot read it ({utils.find_reason(error)}); copy the chief's "
-                                'file there') from None
-        expected = expected or found
-        if found != expected:
-            raise UserError(f"{record}: the file of {task} differs from the chief's ({found[0]} examples there, "
-                            f"{expected[0]} here); copy the chief's file there")

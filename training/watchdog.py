@@ -43,7 +43,7 @@ class Watchdog:
         self.lowest, self.lowest_step = math.inf, 0
         self.confusions = collections.deque()
         self.lowest_validation, self.training_then = math.inf, math.inf
-        self.evaluations_apart = self.evaluations_above_uniform = 0
+        self.evaluations_apart = 0
 
     def warn(self, problem, step, text):
         if problem not in self.warned:
@@ -89,11 +89,6 @@ class Watchdog:
     def see_validation_loss(self, step, loss_per_pixel):
         """Takes the loss of the complete validation record; compares it with the latest mean training loss."""
         training = float(np.mean(self.losses))
-        above = loss_per_pixel > self.uniform_loss
-        self.evaluations_above_uniform = self.evaluations_above_uniform + 1 if above else 0
-        if self.evaluations_above_uniform == 2:
-            self.warn('loss', step, f'the loss per pixel is {loss_per_pixel:.3g} in validation, more than the '
-                                    f'{self.uniform_loss:.3g} of a uniform prediction: try a lower --learning_rate')
         if loss_per_pixel < self.lowest_validation:
             self.lowest_validation, self.training_then = loss_per_pixel, training
         apart = training < self.training_then and loss_per_pixel > max(self.DRIFT * training,

@@ -13,7 +13,7 @@ def test_a_line_has_the_rows_with_a_number():
 def test_a_curve_has_the_colours_of_the_page():
     rows = [{'step': float(step), 'loss': 1 / step, 'other': 1.0} for step in range(1, 30)]
     lines = curves.make_lines(('training', 'plain', rows, 'loss', True), ('validation', 'crf', rows, 'other'))
-    svg = curves.draw_curve(curves.Curve('Loss', lines, ''))
+    svg = curves.draw_curve(curves.Curve('Loss', lines))
     assert svg.startswith('<svg') and '<script' not in svg
     assert {'plain', 'crf', 'muted', 'line'} <= set(re.findall(r'var\(--(\w+)\)', svg))
     assert not set(re.findall('#[0-9a-f]{6}', svg)) & set(curves.COLOURS['light'].values())

@@ -17,7 +17,6 @@ import tensorflow.compat.v1 as tf
 import train
 import utils
 import vgg
-from datasets import records
 from inference.predictor import build_predictor
 from inference.weights import network_variables
 from training import checkpoints, cluster, towers
@@ -110,19 +109,6 @@ def make_cluster(worker, chief='a:1'):
 def test_an_unreachable_task_is_found():
     port, = find_ports(1)
     assert cluster.find_fault(cluster.Task('worker', 0, f'127.0.0.1:{port}')) == 'Connection refused'
-
-
-def test_a_worker_with_another_record_is_named(monkeypatch, record):
-    """Both tasks use one server here, and their fingerprints are made up."""
-    address = f'127.0.0.1:{find_ports(1)[0]}'
-    server = tf.train.Server({'chief': [address]}, 'chief', 0)
-    monkeypatch.setattr(cluster, 'connect', lambda *_: tf.Session(server.target))
-    marks = iter([(5, 1), (5, 1), (5, 1), (3, 2)])
-    monkeypatch.setattr(records, 'fingerprint', lambda _: [tf.constant(number) for number in next(marks)])
-    of_two, job = make_cluster('b:1', chief=address), cluster.Job(record, 4, False, 1)
-    cluster.check_records(of_two, job)
-    with pytest.raises(UserError, match=r"the file of worker 0 at b:1 differs from the chief's \(3 examples there, 5 "):
-        cluster.check_records(of_two, job)
 
 
 def test_a_signal_during_a_loss_ends_the_chief():
