@@ -462,7 +462,8 @@ def parse_args(argv=None):
     add('--classes', metavar='FILE', help='names of the classes, one a line, for records without a side file')
     add('--model', choices=SKIPS, default='fcn_8s', help='with two skips, one or none')
     add('--max_steps', type=steps, default=1500, help='steps in all, resumed ones included')
-    add('--fc_channels', type=utils.positive_int, default=4096, help='of fc6 and fc7; published weights have 4096')
+    add('--fc_channels', type=utils.positive_int, default=4096, help='of fc6 and fc7; published weights have 4096, and '
+        'a divisor of that takes every k-th filter')
     add('--class_weights', choices=('none', 'median_frequency'), default='none',
         help='weights of the classes in the loss; median_frequency makes up for rare ones')
     add('--log_steps', type=steps, default=10, help='steps between log lines')

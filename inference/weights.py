@@ -113,17 +113,21 @@ def full_shape(variable):
     return list(full.full_shape) if full else variable.shape.as_list()
 
 
+def check_shape(checkpoint, shapes, name, wanted):
+    """Raises UserError unless `shapes`, those of a checkpoint, have a variable of the shape `wanted`, list of int."""
+    if name not in shapes:
+        raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
+    if shapes[name] != wanted:
+        raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
+                        ' (is --fc_channels the same?)')
+
+
 def restore(session, checkpoint, variables):
     """Sets `variables` from the checkpoint, by name.
     Raises UserError if the file is damaged, or a variable is missing or has another shape (the first is named)."""
     shapes = read_shapes(checkpoint)
     for variable in variables:
-        name, wanted = full_name(variable), full_shape(variable)
-        if name not in shapes:
-            raise UserError(f'{checkpoint}: variable {name} is missing; take a checkpoint of this network')
-        if shapes[name] != wanted:
-            raise UserError(f'{checkpoint}: variable {name} has shape {shapes[name]}, the network needs {wanted}'
-                            ' (is --fc_channels the same?)')
+        check_shape(checkpoint, shapes, full_name(variable), full_shape(variable))
     try:
         tf.train.Saver(variables).restore(session, checkpoint)
     except UNREADABLE as error:

@@ -22,20 +22,24 @@ LOSS_SCALE = ('current_loss_scale', 'good_steps')  # of --mixed_precision; a res
 FCN_ONLY = 'vgg_16/fc8/t_conv_x8'  # a variable that VGG16 does not have
 
 DEFAULT_START = 'vgg_16.ckpt'  # what tools/download.py fetches
+# The figures are those of docs/recipes.md, "What lifts a score".
+TRUNK_NOTE = ("; it holds the convolutions only: fc6 and fc7 start at random. That gave others a mean IoU of 30 "
+              "(FCN-32s, VOC) where ImageNet's gave 57; tools/download.py fetches the complete file")
 
 
 def find_start(path, output_dir, fc_channels):
     """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
-    Without the flag, vgg_16.ckpt of the working folder is taken if its fc6 has `fc_channels`, and output_dir holds no
-    run; this is printed. Raises UserError if the checkpoint is missing or damaged."""
+    Without the flag, vgg_16.ckpt of the working folder is taken if `fc_channels` divides the width of its fc6, and
+    output_dir holds no run; this is printed. Raises UserError if the checkpoint is missing or damaged."""
     if path:
         return None if path == 'none' else weights.find_checkpoint(path)
     if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
             or not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index')))):
         return None
     held = weights.read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
-    if held != fc_channels:
-        print(f'{DEFAULT_START} of this folder is left out: its fc6 has {held} channels, not {fc_channels}')
+    if held % fc_channels:
+        print(f'{DEFAULT_START} of this folder is left out: its fc6 has {held} channels, of which --fc_channels '
+              f'{fc_channels} is not a divisor')
         return None
     print(f'{DEFAULT_START} of this folder is taken; --checkpoint_path none starts at random')
     return DEFAULT_START
@@ -71,17 +75,45 @@ def has_classes(checkpoint, class_set):
 
 def restore_vgg(session, checkpoint):
     """Sets VGG16 up to fc7 from a slim checkpoint; fc8 and the FCN's own layers keep their start.
-    A file that holds the convolutions only (such as Keras's "notop") leaves fc6 and fc7 at random; this is printed."""
+    Where fc6 and fc7 are wider there, every k-th filter is taken. A file that holds the convolutions only (such as
+    Keras's "notop") leaves fc6 and fc7 at random. This is printed. UserError if the widths do not fit."""
     variables = [v for v in weights.network_variables() if not v.op.name.startswith('vgg_16/fc8/')]
-    fully_connected = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
+    dense = [v for v in variables if v.op.name.startswith(('vgg_16/fc6/', 'vgg_16/fc7/'))]
+    convolutions = [v for v in variables if v not in dense]
     shapes = weights.read_shapes(checkpoint)
-    is_trunk = not any(v.op.name in shapes for v in fully_connected)
-    if is_trunk:
-        variables = [v for v in variables if v not in fully_connected]
-    weights.restore(session, checkpoint, variables)
-    print(f'VGG16 restored from {checkpoint}: {len(variables)} variables'
-          + ('; it holds the convolutions only: fc6 and fc7 start at random (He)' if is_trunk else '')
+    width = weights.full_shape(dense[0])[-1]
+    held = shapes.get('vgg_16/fc6/weights', [width])[-1]
+    if held % width:
+        raise UserError(f'{checkpoint}: its fc6 has {held} channels; give --fc_channels {held} or a divisor of it, not '
+                        f'{width}')
+    is_trunk = not any(weights.full_name(v) in shapes for v in dense)
+    weights.restore(session, checkpoint, variables if held == width and not is_trunk else convolutions)
+    if held != width:
+        restore_thinned(session, checkpoint, dense, held // width)
+    print(f'VGG16 restored from {checkpoint}: {len(convolutions if is_trunk else variables)} variables'
+          + (f'; of fc6 and fc7 one filter in {held // width}' if held != width else '') + TRUNK_NOTE * is_trunk
           + ('; its run has other classes: their scores start anew' if FCN_ONLY in shapes else ''))
+
+
+def restore_thinned(session, checkpoint, variables, step):
+    """Sets the variables of fc6 and fc7 from layers `step` times as wide: to every step-th filter, from the first on,
+    and in fc7 to those inputs of it that are kept of fc6. Source: Liu et al., "SSD", arXiv 1512.02325, section 3, which
+    follows DeepLab, arXiv 1412.7062, whose fc6 and fc7 have 1,024 channels."""
+    shapes, reader = weights.read_shapes(checkpoint), tf.train.load_checkpoint(checkpoint)
+    for variable in variables:
+        name, shape = weights.full_name(variable), weights.full_shape(variable)
+        steps = [1] * (len(shape) - 1) + [step]
+        if name == 'vgg_16/fc7/weights':
+            steps[2] = step
+        weights.check_shape(checkpoint, shapes, name, [size * each for size, each in zip(shape, steps)])
+        try:
+            values = reader.get_tensor(name)[tuple(slice(None, None, each) for each in steps)]
+        except weights.UNREADABLE:
+            raise UserError(f'{checkpoint}: damaged; take another checkpoint') from None
+        part = variable._get_save_slice_info()  # one of several machines may hold a part of fc6's channels
+        if part:
+            values = values[..., part.var_offset[-1]:part.var_offset[-1] + part.var_shape[-1]]
+        variable.load(values, session)
 
 
 def restore_fcn(session, checkpoint):
