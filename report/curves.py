@@ -102,9 +102,6 @@ def draw_line(axes, line, colour):
               marker='o' if few else None, markersize=4)
 
 
-def thin(items, most):
-    """At most `most` items of a list or array, evenly spaced, with the first and the last."""
-    if len(items) <= most:
-        return items
-    kept = np.linspace(0, len(items) - 1, most).astype(int)
-    return items[kept] if isinstance(items, np.ndarray) else [items[index] for index in kept]
+def thin(values, most):
+    """At most `most` items of an array, evenly spaced, with the first and the last."""
+    return values[np.linspace(0, len(values) - 1, min(most, len(values))).astype(int)]

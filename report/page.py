@@ -20,11 +20,10 @@ from PIL import Image
 import utils
 from datasets import classes
 from inference.scores import FIGURES
-from report.curves import COLOURS, draw_curve, make_curves, thin
+from report.curves import COLOURS, draw_curve, make_curves
 from utils import UserError
 
 OPEN_ROWS = 8  # validation steps in sight; older ones are folded
-FOLDED_ROWS = 100
 
 # NAME in the pictures' file names, and their captions.
 VALIDATION_PICTURES = {'img': 'image', 'annotation': 'annotation', 'prediction': 'prediction',
@@ -182,20 +181,19 @@ def make_legend(class_set):
 
 
 def make_validation_rows(output_dir, scores):
-    """A PictureRow for each of the newest steps, and for some older ones; and how many steps have pictures."""
+    """A PictureRow for each of the newest steps, and for the older ones."""
     folder = os.path.join(output_dir, 'eval')
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {int(match[1]) for name in names if (match := re.fullmatch(r'val_(\d+)_[a-z_]+\.jpg', name))}
-    steps = sorted(steps, reverse=True)
     mean_ious = {row['step']: row.get('mean_iou') for row in scores}
     rows = []
-    for step in steps[:OPEN_ROWS] + thin(steps[OPEN_ROWS:], FOLDED_ROWS):
+    for step in sorted(steps, reverse=True):
         mean_iou = mean_ious.get(step)
         note = '' if mean_iou is None else f'validation mean IoU {show(mean_iou)}'
         rows.append(PictureRow(f'step-{step}', f'Step {step:,}', note,
                                find_pictures(output_dir, f'eval/val_{step}_', VALIDATION_PICTURES)))
     rows = [row for row in rows if row.pictures]
-    return {'open_rows': rows[:OPEN_ROWS], 'folded_rows': rows[OPEN_ROWS:], 'number_of_steps': len(steps)}
+    return {'open_rows': rows[:OPEN_ROWS], 'folded_rows': rows[OPEN_ROWS:]}
 
 
 def make_extreme_rows(output_dir, metrics, end):

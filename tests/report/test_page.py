@@ -232,8 +232,8 @@ def test_long_run_makes_no_long_page(tmp_path):
     for step in range(1, 201):
         draw(tmp_path / f'eval/val_{step}_img.jpg')
     page = Page(tmp_path)
-    assert sum(name.startswith('step-') for name in page.ids) == 2 * (report.OPEN_ROWS + report.FOLDED_ROWS)
-    assert f'{report.FOLDED_ROWS} earlier steps of {200 - report.OPEN_ROWS}, evenly spread' in page.text
+    assert sum(name.startswith('step-') for name in page.ids) == 200
+    assert f'{200 - report.OPEN_ROWS} earlier steps' in page.text
     assert (tmp_path / 'index.html').stat().st_size < 1_000_000
 
 
@@ -256,7 +256,7 @@ def test_page_of_a_real_run(trained, tmp_path):
     shutil.copytree(trained, tmp_path / 'run')
     page = Page(tmp_path / 'run')
     check_links(page, tmp_path / 'run')
-    assert 'Step 3 of 3' in page.text and 'step-2-overlay' in page.ids and 'fc_channels 8' in page.text
+    assert 'Step 3 of 3' in page.text and 'step-2' in page.ids and 'fc_channels 8' in page.text
 
 
 def test_program_prints_the_path_of_the_page(tmp_path, capsys, monkeypatch):
@@ -343,22 +343,3 @@ def requested_urls(browser):
     messages = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
     return [message['params']['request']['url'] for message in messages
             if message['method'] == 'Network.requestWillBeSent']
-
-
-def test_browser_enlarges_a_picture_and_goes_back_without_javascript(browser, tmp_path):
-    width = 390
-    open_page(browser, report.write_page(str(make_run(tmp_path / 'run'))), width)
-    browser.execute_cdp_cmd('Emulation.setScriptExecutionDisabled', {'value': True})
-    try:
-        small = browser.find_element('css selector', '#step-5-prediction img')
-        size_before = small.size['width']
-        small.click()
-        assert small.size['width'] > 1.5 * size_before and small.size['width'] <= width
-        browser.find_element('css selector', '#step-5-prediction .choice a[href="#step-5-annotation"]').click()
-        assert small.size['width'] == size_before
-        assert browser.find_element('css selector', '#step-5-annotation img').size['width'] > 1.5 * size_before
-        browser.find_element('css selector', '#step-5-annotation .close').click()
-        assert browser.current_url.endswith('#step-5')
-        assert browser.find_element('css selector', '#step-5-annotation img').size['width'] < 1.5 * size_before
-    finally:
-        browser.execute_cdp_cmd('Emulation.setScriptExecutionDisabled', {'value': False})
