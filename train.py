@@ -216,30 +216,30 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
     Everything random is a function of args.seed and the step: a resumed run continues as if it had not been stopped.
     """
     recipe = args.recipe
+    with tf.device(placement.parameters[0]):
+        step = tf.train.get_or_create_global_step()
+    optimizer, learning_rate = recipes.build_optimizer(recipe, step, args.max_steps, args.mixed_precision)
 
     def read(part):
-        sampling = Sampling(args.dataset_train, num_examples, recipe.batch_size, recipe.crop_size, vgg.RGB_MEAN,
-                            args.seed, recipe.augment, network.number_of_classes)
+        sampling = Sampling(args.dataset_train, num_examples, recipe.batch_size * args.accumulate, recipe.crop_size,
+                            vgg.RGB_MEAN, args.seed, recipe.augment, network.number_of_classes)
         return tf.data.make_one_shot_iterator(training_batches(sampling, start_step, part)).get_next()
 
     def build_tower(number, images, labels, ids):
-        step = tf.train.get_or_create_global_step()
         # Each tower drops other units, and the same ones again when the run is resumed.
         dropout_seed = tf.stack([tf.constant(args.seed, tf.int64), step + (number << 32)])
         logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(recipe),
                      dropout_seed=dropout_seed)
-        return segmentation_loss(logits, labels, recipe.loss, class_weights)
+        loss, *others = segmentation_loss(logits, labels, recipe.loss, class_weights)
+        return optimizer.compute_gradients(loss), loss, *others
 
-    of_towers, (_, _, ids) = towers.build_towers(placement, read, build_tower)
-    losses, losses_per_pixel, weights, pixels = zip(*of_towers)
-    losses = towers.average(losses, weights)
-    loss = towers.add_up(losses)
-    loss_per_pixel = towers.add_up(towers.average(losses_per_pixel, pixels))
-    update = recipes.build_update(recipe, losses, tf.train.get_global_step(), args.max_steps, args.mixed_precision)
+    built, (_, _, ids) = towers.build_towers(placement, args.accumulate, read, build_tower)
+    gradients, losses, losses_per_pixel, weights, pixels = zip(*built)
+    update = recipes.build_update(recipe, optimizer, towers.average_gradients(gradients, weights), step)
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
         check_finite = towers.check_finite(tf.global_variables())
-    return TrainingOps(update.train_op, loss, loss_per_pixel, update.learning_rate, update.histograms, ids,
-                       check_finite, update.left_out)
+    return TrainingOps(update.train_op, towers.average(losses, weights), towers.average(losses_per_pixel, pixels),
+                       learning_rate, update.histograms, ids, check_finite, update.left_out)
 
 
 def read_network(checkpoint):
@@ -430,7 +430,8 @@ def train(args, placement=towers.HERE):
 def open_logs(args, class_set, crf_parameters, pool, writer, start_step):
     """The Logs of a run that continues after `start_step`; `pool` draws its pictures."""
     train_dir = os.path.join(args.output_dir, 'train')
-    return Logs(TrainingLog(train_dir, writer, start_step, args.max_steps, args.recipe.batch_size),
+    return Logs(TrainingLog(train_dir, writer, start_step, args.max_steps,
+                            args.recipe.batch_size * args.accumulate),
                 ValidationLog(args.output_dir, class_set, crf_parameters, pool, writer),
                 EvaluationLog(args.output_dir, writer, start_step), Watchdog(class_set.names), writer)
 
@@ -474,6 +475,8 @@ def parse_args(argv=None):
              'best weights are kept in best/; 0: none')
     add('--summary_steps', type=maybe_steps, default=100,
         help='steps between gradient histograms for TensorBoard; 0: none')
+    add('--accumulate', type=utils.positive_int, default=1, metavar='N',
+        help='batches whose gradients make one update: that of a batch N times as large, in the memory of one')
     add('--mixed_precision', action='store_true',
         help='convolutions in float16 on a GPU, with loss scaling; weights stay float32')
     add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')

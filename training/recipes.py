@@ -12,7 +12,6 @@ import tensorflow.compat.v1 as tf
 import utils
 from datasets import augmentation
 from inference import weights
-from training import towers
 
 POLY_POWER = 0.9  # section 4.1.2 of DeepLab, arXiv 1606.00915
 HARD_SHARE = 0.25  # of the pixels of an image, which --loss ohem learns from
@@ -77,7 +76,7 @@ def add_flags(parser):
     add('--loss', choices=('rows', 'mean', 'sum', 'ohem'),
         help='cross-entropy summed over each row and averaged over rows, averaged over pixels, summed over all, or '
              f'averaged over the hardest {HARD_SHARE:.0%}% of the pixels of each image')
-    add('--batch_size', type=utils.positive_int, help='crops a step')
+    add('--batch_size', type=utils.positive_int, help='crops a step, or for --accumulate')
     add('--crop_size', type=utils.non_negative_int, help='side of the training crops in pixels; 0: complete images')
     add('--augment', nargs='*', choices=augmentation.KINDS,
         help='how training images are varied: mirrored, scaled by 0.5 to 2, rotated by up to 10 degrees, other '
@@ -112,18 +111,9 @@ def describe(recipe):
     return line
 
 
-class Update(NamedTuple):
-    """One update of the weights."""
-    train_op: tf.Operation
-    learning_rate: tf.Tensor  # float32 scalar, of this step
-    histograms: tf.Tensor  # string scalar, a tf.Summary of all gradients
-    left_out: tf.Tensor  # int64 scalar, 1 if the step was left out because float16 gradients were not finite, else 0
-
-
-def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
-    """The Update of a recipe's optimiser, in the default graph, which minimises the sum of `losses`, float32 scalars.
-    It adds the graph's regularization losses, and increments global_step, an int64 variable, unless the step is left
-    out. The schedule ends at max_steps; mixed_precision scales the loss, so that float16 gradients do not underflow."""
+def build_optimizer(recipe, global_step, max_steps, mixed_precision=False):
+    """A recipe's optimiser, and its learning rate, float32 scalar, at global_step; the schedule ends at max_steps.
+    mixed_precision scales the loss, so that float16 gradients do not underflow."""
     schedule = tf.constant(1.0) if recipe.schedule == 'constant' else tf.train.polynomial_decay(
         1.0, global_step, max_steps, 0.0, POLY_POWER)
     learning_rate = recipe.learning_rate * schedule
@@ -132,17 +122,41 @@ def build_update(recipe, losses, global_step, max_steps, mixed_precision=False):
                  tf.train.AdamOptimizer(learning_rate))
     if mixed_precision:
         optimizer = tf.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, 'dynamic')
-    first = losses[0]
-    with tf.device(first.device):
-        losses = [first + tf.losses.get_regularization_loss(), *losses[1:]]
-    gradients = towers.compute_gradients(optimizer, losses)
+    return optimizer, learning_rate
+
+
+class Update(NamedTuple):
+    """One update of the weights."""
+    train_op: tf.Operation
+    histograms: tf.Tensor  # string scalar, a tf.Summary of all gradients
+    left_out: tf.Tensor  # int64 scalar, 1 if the step was left out because float16 gradients were not finite, else 0
+
+
+def build_update(recipe, optimizer, gradients, global_step):
+    """The Update by a recipe's optimiser, in the default graph, from the (gradient, variable) of the loss.
+    It adds those of the graph's regularization losses, and increments global_step, an int64 variable, unless the step
+    is left out."""
+    gradients = add_regularization(gradients)
     scaled = [(scale_gradient(recipe, *pair), pair[1]) for pair in gradients]
     before = global_step.read_value()
     with tf.control_dependencies([before]):
         train_op = optimizer.apply_gradients(scaled, global_step)
     with tf.control_dependencies([train_op]):
         left_out = before + 1 - global_step.read_value()
-    return Update(train_op, learning_rate, build_histograms(gradients), left_out)
+    return Update(train_op, build_histograms(gradients), left_out)
+
+
+def add_regularization(gradients):
+    """Adds the gradients of the graph's regularization losses to a list of (gradient, variable)."""
+    if not tf.losses.get_regularization_losses():
+        return gradients
+    variables = [variable for _, variable in gradients]
+    added = []
+    for of_loss, variable, decay in zip(gradients, variables, tf.gradients(
+            tf.losses.get_regularization_loss(), variables)):
+        with tf.device(variable.device):
+            added.append((of_loss[0] if decay is None else of_loss[0] + decay, variable))
+    return added
 
 
 class AdamW(tf.train.AdamOptimizer):

@@ -1,9 +1,10 @@
 """Training on several devices: one copy of the network on each, and one update from all their gradients.
 
-    python train.py --num_gpus 2
+    python train.py --num_gpus 2 --accumulate 4
 
-Each batch is split over towers: copies of the network that share its variables, one on each device. Training minimises
-the loss of the complete batch: the number of towers changes only the speed, and the units that dropout drops.
+Each batch is split over towers: copies of the network that share its variables, one or more on each device. Training
+minimises the loss of the complete batch: the number of towers changes only speed and memory, and the units that dropout
+drops.
 """
 from typing import NamedTuple
 
@@ -57,23 +58,29 @@ def divide_batch(batch_size, towers_by_reader):
     return machines
 
 
-def build_towers(placement, read, build):
-    """Builds one network on each device for its part of the batch; all share their variables.
-    `read` is a function of Machine.part that returns the tensors of these examples, examples first; `build` a function
-    of a tower's number, int, and its tensors. Returns two lists: the results of `build`, and the tensors of the
-    complete batch."""
+def build_towers(placement, turns, read, build):
+    """Builds one network for each part of the batch; all share their variables. Each device computes `turns` parts, one
+    after the other, so that its memory holds the activations of one.
+    `read` is a function of (begin, end), examples of the batch, or of None for all of them; it returns their tensors,
+    examples first. `build` is a function of a part's number, int, and its tensors; its result starts with the list of
+    (gradient, variable). Returns two lists: the results of `build`, and the tensors of the complete batch."""
     batches, built = [], []
     if len(placement.parameters) > 1:
         partition_fc6(len(placement.parameters))
     balance = balance_variables(placement.parameters)
     for machine in placement.machines:
         with tf.device(machine.reader):
-            batches.append(read(machine.part))
-            number = len(machine.towers)
-            pieces = [tf.split(tensor, number) if number > 1 else [tensor] for tensor in batches[-1]]
-        for device, *piece in zip(machine.towers, *pieces):
-            with tf.device(device), tf.device(balance):
-                built.append(build(len(built), *piece))
+            batches.append(read(machine.part and tuple(turns * bound for bound in machine.part)))
+            number = len(machine.towers) * turns
+            pieces = zip(*(tf.split(tensor, number) if number > 1 else [tensor] for tensor in batches[-1]))
+        for device in machine.towers:
+            computed = []
+            for _ in range(turns):
+                with tf.device(device), tf.device(balance):
+                    with tf.control_dependencies(computed):
+                        piece = [tf.identity(tensor) for tensor in next(pieces)]
+                    built.append(build(len(built), *piece))
+                computed = [gradient for gradient, _ in built[-1][0]]
     return built, [tf.concat(parts, axis=0) if len(parts) > 1 else parts[0] for parts in zip(*batches)]
 
 
@@ -122,37 +129,36 @@ def build_at_home(placement, build):
         return build(), updates
 
 
-def add_up(tensors):
-    """The sum of some tensors; no op is added for one."""
-    return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
-
-
 def average(losses, weights):
-    """Scales the losses of the parts of a batch so that their sum is the loss of the complete batch.
-    Losses, weights (see train.segmentation_loss) and result are lists of float32 scalars, each loss on its own device;
-    the weights are None if the losses add up as they are."""
-    if len(losses) == 1 or weights[0] is None:
-        return losses
-    total = tf.maximum(tf.add_n(weights), 1e-6)  # the sum is 0 if every pixel is ignored
-    scaled = []
-    for loss, weight in zip(losses, weights):
-        with tf.device(loss.device):
-            scaled.append(loss * (weight / total))
-    return scaled
+    """The loss of a complete batch from those of its parts, float32 scalar; no op is added for one part.
+    Losses and weights (see train.segmentation_loss) are lists of float32 scalars; the weights are None if the losses
+    add up as they are."""
+    if len(losses) == 1:
+        return losses[0]
+    if weights[0] is None:
+        return tf.add_n(losses)
+    return tf.add_n([loss * weight for loss, weight in zip(losses, weights)]) / add_weights(weights)
 
 
-def compute_gradients(optimizer, losses):
-    """List of (gradient, variable) for the sum of losses, a list of float32 scalars.
-    Each tower's gradients are computed on the device of its loss, and summed on the device of the variable."""
-    by_tower = []
-    for loss in losses:
-        with tf.device(loss.device):
-            by_tower.append(optimizer.compute_gradients(loss))
-    gradients = []
-    for pairs in zip(*by_tower):
-        variable = pairs[0][1]
+def add_weights(weights):
+    return tf.maximum(tf.add_n(weights), 1e-6)  # the sum is 0 if every pixel is ignored
+
+
+def average_gradients(of_parts, weights):
+    """List of (gradient, variable) of the loss of a complete batch from those of its parts; for the weights see
+    average. A device adds each gradient to its sum as soon as it has it; the sums meet on the variable's device."""
+    if len(of_parts) == 1:
+        return of_parts[0]
+    total, gradients = None if weights[0] is None else add_weights(weights), []
+    for pairs in zip(*of_parts):
+        sums, variable = {}, pairs[0][1]
+        for (gradient, _), weight in zip(pairs, weights):
+            with tf.device(gradient.device):
+                gradient = gradient if weight is None else gradient * weight
+                sums[gradient.device] = sums[gradient.device] + gradient if gradient.device in sums else gradient
         with tf.device(variable.device):
-            gradients.append((add_up([gradient for gradient, _ in pairs]), variable))
+            gradient = tf.add_n(list(sums.values())) if len(sums) > 1 else sums.popitem()[1]
+            gradients.append((gradient if total is None else gradient / total, variable))
     return gradients
 
 

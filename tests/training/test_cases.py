@@ -39,7 +39,9 @@ def run_updates(recipe, gradient, steps, max_steps=10):
                 tf.add_to_collection(tf.GraphKeys.REGULARIZATION_LOSSES,
                                      recipes.l2_decay(recipe) * tf.nn.l2_loss(variables[name]))
         loss = gradient * tf.add_n([tf.reduce_sum(variable) for variable in variables.values()])
-        update = recipes.build_update(recipe, [loss], tf.train.get_or_create_global_step(), max_steps)
+        step = tf.train.get_or_create_global_step()
+        optimizer, _ = recipes.build_optimizer(recipe, step, max_steps)
+        update = recipes.build_update(recipe, optimizer, optimizer.compute_gradients(loss), step)
         session.run(tf.global_variables_initializer())
         return [session.run(update.train_op) or session.run(variables) for _ in range(steps)]
 
@@ -137,17 +139,19 @@ def test_t4_in_a_step_that_is_left_out_all_stands_still(recipe):
     variable = tf.get_variable('vgg_16/fc8/weights', initializer=VALUES, use_resource=True)
     size = tf.placeholder(tf.float32, [])
     step = tf.train.get_or_create_global_step()
-    update = recipes.build_update(recipe, [tf.reduce_sum(variable) * size], step, 4, mixed_precision=True)
+    optimizer, learning_rate = recipes.build_optimizer(recipe, step, 4, mixed_precision=True)
+    gradients = optimizer.compute_gradients(tf.reduce_sum(variable) * size)
+    update = recipes.build_update(recipe, optimizer, gradients, step)
     watched = [each for each in tf.global_variables() if each.op.name not in checkpoints.LOSS_SCALE]
     left_out = []
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         for gradient in (1e37, 1.0, 1e37, 1e37, 1.0):  # times the loss scale, 2 ** 15, the largest are infinite
-            before, rate = session.run([watched, update.learning_rate])
+            before, rate = session.run([watched, learning_rate])
             left_out.append(session.run([update.left_out, update.train_op], {size: gradient})[0])
             changed = [(one != other).any() for one, other in zip(before, session.run(watched), strict=True)]
             assert any(changed) != bool(left_out[-1])
-            assert (session.run(update.learning_rate) == rate) == bool(left_out[-1])
+            assert (session.run(learning_rate) == rate) == bool(left_out[-1])
         assert left_out == [1, 0, 1, 1, 0] and session.run(step) == 2
 
 

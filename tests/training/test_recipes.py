@@ -26,14 +26,16 @@ def train_in_tensorflow(*flags):
     with slim.arg_scope(vgg.vgg_arg_scope(recipes.l2_decay(recipe))):
         logits = slim.conv2d(tf.constant(IMAGES), 4, [1, 1], activation_fn=None, scope='score')
     loss, *_ = train.segmentation_loss(logits, tf.constant(LABELS), recipe.loss)
-    update = recipes.build_update(recipe, [loss], tf.train.get_or_create_global_step(), max_steps=5)
+    step = tf.train.get_or_create_global_step()
+    optimizer, learning_rate = recipes.build_optimizer(recipe, step, max_steps=5)
+    update = recipes.build_update(recipe, optimizer, optimizer.compute_gradients(loss), step)
     kernel, biases = tf.trainable_variables()
     found = []
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         session.run([kernel.assign(KERNEL.reshape(1, 1, 3, 4)), biases.assign(BIASES)])
         for _ in range(STEPS):
-            rate, _ = session.run([update.learning_rate, update.train_op])
+            rate, _ = session.run([learning_rate, update.train_op])
             found.append((*session.run([kernel, biases]), rate))
     return found
 

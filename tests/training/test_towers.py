@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, write_record
+from conftest import SMALL_BLOCKS, draw_pair, write_record
 
 import train
 import vgg
@@ -20,8 +20,8 @@ CLASS_WEIGHTS = np.linspace(0.2, 3, 21).astype(np.float32)
 
 @pytest.fixture(autouse=True)
 def narrow_network(monkeypatch):
-    """An eighth of VGG16's channels, without dropout: the arithmetic is the same."""
-    monkeypatch.setattr(vgg, 'BLOCKS', tuple((name, repeats, width // 8) for name, repeats, width in vgg.BLOCKS))
+    """A small VGG16 without dropout: the arithmetic is the same."""
+    monkeypatch.setattr(vgg, 'BLOCKS', SMALL_BLOCKS)
     monkeypatch.setattr(vgg, 'dropout', lambda inputs, *_: inputs)
 
 
@@ -60,20 +60,23 @@ def take_steps(args, start, class_weights=None, steps=2):
 @pytest.mark.parametrize('recipe, more', [
     ('default', []), ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
     ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])])
-def test_two_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, more):
+def test_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, more):
     """Each recipe has another loss or optimiser; poly's is the mean loss of adamw, here with class weights."""
+    crop = [] if recipe == 'paper' else ['--crop_size', '64']
     args = [train.parse_args(['--recipe', recipe, '--batch_size', '4', '--dataset_train', uneven_record,
-                              '--learning_rate', str(RATES[recipe]), '--num_gpus', number, *more,
-                              *(['--crop_size', '64'] if recipe != 'paper' else [])]) for number in '12']
+                              '--learning_rate', str(RATES[recipe]), *crop, *more, *split.split()])
+            for split in ('', '--num_gpus 2', '--accumulate 4 --batch_size 1',
+                          '--accumulate 2 --batch_size 2 --num_gpus 2')]
     class_weights = CLASS_WEIGHTS if more else None
     start, losses, expected = take_steps(args[0], None, class_weights)
-    _, found_losses, found = take_steps(args[1], start, class_weights)
-    np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
-    for name in expected:
-        # Adam moves a weight by the learning rate even if its gradient is only rounding noise.
-        assert np.isclose(found[name], expected[name], rtol=1e-5, atol=1e-5).mean() > 0.9999, name
-        moved = np.linalg.norm(expected[name] - start[name])  # large enough to show a difference
-        assert np.linalg.norm(found[name] - expected[name]) <= 0.03 * moved + 1e-6, name
+    for split in args[1:]:
+        _, found_losses, found = take_steps(split, start, class_weights)
+        np.testing.assert_allclose(found_losses, losses, rtol=1e-5)
+        for name in expected:
+            # Adam moves a weight by the learning rate even if its gradient is only rounding noise.
+            assert np.isclose(found[name], expected[name], rtol=1e-5, atol=1e-5).mean() > 0.9999, name
+            moved = np.linalg.norm(expected[name] - start[name])  # large enough to show a difference
+            assert np.linalg.norm(found[name] - expected[name]) <= 0.03 * moved + 1e-6, name
 
 
 def test_the_towers_of_a_test_differ_in_what_counts(uneven_record):
