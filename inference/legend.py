@@ -7,17 +7,13 @@ from inference import fonts
 
 
 def draw_overlay(image, labels, class_set):
-    """Draws the colours of `labels`, uint8 [H, W], over a photo, uint8 RGB [H, W, 3], and a legend below it, or beside
-    it if the photo is tall. Returns uint8 RGB, at least as large as the photo."""
+    """Draws the colours of `labels`, uint8 [H, W], over a photo, uint8 RGB [H, W, 3], and a legend below it.
+    Returns uint8 RGB, at least as large as the photo."""
     height, width = labels.shape
-    beside = height > 2 * width
-    text_size = max(16, round((height * width) ** 0.5 / 40))
-    legend = draw_legend(np.unique(labels), class_set, 0 if beside else width, text_size)
-    corner = (width, 0) if beside else (0, height)
-    size = max(width, corner[0] + legend.shape[1]), max(height, corner[1] + legend.shape[0])
-    canvas = Image.new('RGB', size, 'white')
+    legend = draw_legend(np.unique(labels), class_set, width, max(16, round((height * width) ** 0.5 / 40)))
+    canvas = Image.new('RGB', (legend.shape[1], height + legend.shape[0]), 'white')
     canvas.paste(Image.fromarray(utils.overlay(image, labels, class_set.palette, class_set.has_background)))
-    canvas.paste(Image.fromarray(legend), corner)
+    canvas.paste(Image.fromarray(legend), (0, height))
     return np.array(canvas)
 
 

@@ -85,9 +85,5 @@ def draw_confusion(path, confusion, class_names, title):
         for text in texts:
             text.set_fontproperties(FontProperties(fname=label.font, size=5 if small else 10))
     axes.set(xlabel='predicted', ylabel='annotated', title=f'where the pixels of each class went, in percent; {title}')
-    axes.set_xticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(ticks) + 1) - 0.5, minor=True)
-    axes.grid(which='minor', color='lightgrey', linewidth=0.5)
-    axes.tick_params(which='minor', length=0)
     with utils.whole_file(path) as partial:
         figure.savefig(partial, dpi=110)

@@ -106,15 +106,13 @@ def check_images(record, names, settings):
     for key, purpose in (('dataset_val', 'is scored on'), ('dataset_train', 'was trained on')):
         other = settings.get(key)
         if not other or not os.path.exists(other):
-            print(f'warning: the record that the run {purpose} {f"({other}) is missing" if other else "is not known"}: '
-                  f'make sure yourself that it shares no images with {record}', file=sys.stderr)
-            continue
-        shared = len(set(names) & set(read_names(other)))
-        problem = (f'{record}: {shared} of its {len(names)} images are in {other}, which the run {purpose}; '
-                   'give a record of held-out training images as --dataset')
-        if shared and key == 'dataset_val':
-            raise UserError(problem)
-        if shared:
+            print(f'warning: the record that the run {purpose} is missing: make sure yourself that it shares no images '
+                  f'with {record}', file=sys.stderr)
+        elif shared := len(set(names) & set(read_names(other))):
+            problem = (f'{record}: {shared} of its {len(names)} images are in {other}, which the run {purpose}; '
+                       'give a record of held-out training images as --dataset')
+            if key == 'dataset_val':
+                raise UserError(problem)
             print(f'warning: {problem}', file=sys.stderr)
 
 

@@ -134,9 +134,9 @@ def test_images_of_the_training_are_warned_of(three_records, capsys):
 def test_records_that_are_no_longer_there(three_records, tmp_path, capsys):
     settings = {'dataset_train': three_records['train'], 'dataset_val': 'elsewhere/val.record'}
     check(three_records['held_out'], settings)
-    assert capsys.readouterr().err.startswith('warning: the record that the run is scored on (elsewhere/val.record) is')
+    assert capsys.readouterr().err.startswith('warning: the record that the run is scored on is missing: make sure')
     check(three_records['held_out'], {})
-    assert capsys.readouterr().err.count('is not known: make sure yourself') == 2
+    assert capsys.readouterr().err.count('is missing: make sure yourself') == 2
 
 
 # ------------------------------------------------------------------------------------------- the program
