@@ -13,6 +13,7 @@ library reads it. The network is train.py's, with these differences:
     fc6 and the skips lack the cells in that border: near the edges of an image the scores differ.
 """
 import os
+import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -89,14 +90,15 @@ def convert_blobs(blobs, path):
     variables, layers = {}, set()
     for name, shape in shapes.items():
         if '/scale_' in name:
-            variables[name] = np.float32(1)  # of the "at once" model only
+            variables[name] = np.float32(1)
             continue
         scope, kind = (name, KINDS[0]) if name in LAYERS else name.rsplit('/', 1)
         layer = LAYERS.get(scope, os.path.basename(scope))
         layers.add(layer)
         variables[name] = convert_blob(blobs.get(layer, []), KINDS.index(kind), shape, f'{path}: {kind} of {layer}')
-    if others := blobs.keys() - layers:
-        raise utils.UserError(f'{path}: FCN-8s has no layer {min(others)}; give fcn8s-heavy-pascal.caffemodel')
+    # Layers of VGG19 and of the "at once" model, which scales pool3 and pool4: all other checks would let them pass.
+    if others := [layer for layer in blobs if layer not in layers and re.match(r'conv\d|scale_', layer)]:
+        raise utils.UserError(f'{path}: FCN-8s has no layer {others[0]}; give fcn8s-heavy-pascal.caffemodel')
     kernel = variables['vgg_16/conv1/conv1_1/weights'][:, :, ::-1]  # RGB
     variables['vgg_16/conv1/conv1_1/weights'] = kernel
     variables['vgg_16/conv1/conv1_1/biases'] += (np.subtract(vgg.RGB_MEAN, RGB_MEAN) @ kernel.sum((0, 1))

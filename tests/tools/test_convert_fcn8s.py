@@ -93,7 +93,7 @@ def test_blobs_of_old_files():
     blob = convert_fcn8s.message_class('BlobProto').FromString(
         b'\x08\x01\x10\x01\x18\x01\x20\x03' + b''.join(b'\x2d' + struct.pack('<f', value) for value in (1, 2, 3)))
     np.testing.assert_array_equal(convert_fcn8s.read_blob(blob), np.float32([[[[1, 2, 3]]]]))
-    blobs = caffe_files.random_blobs(1)
+    blobs = change(other=[np.ones(3, np.float32)])  # a layer that is not used
     old = {name: [kernel, *(bias.reshape(1, 1, 1, -1) for bias in others)] for name, (kernel, *others) in blobs.items()}
     new, converted = (convert_fcn8s.convert_blobs(each, 'a.caffemodel') for each in (blobs, old))
     assert all(np.array_equal(new[name], converted[name]) for name in new)
