@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -106,19 +105,12 @@ TEXTURES = {
 
 
 def read_outline(kind, outline):
-    """The points of a part's outline, float64 [N, 2] in units. A curve, or a closed blob, is smooth between the points
-    of the file."""
+    """The points of a part's outline, float64 [N, 2] in units."""
     if kind == 'oval':
         x, y, radius_x, radius_y = outline
         angle = np.radians(np.arange(0, 360, 10))
         return np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=1)
-    points = np.array([pair.split(',') for pair in outline.split()], np.float64)
-    if kind == 'blob':
-        points = np.concatenate([points[-2:], points, points[:3]])  # as smooth at the seam as elsewhere
-    if kind in ('curve', 'blob'):
-        ends = (2, len(points) - 3) if kind == 'blob' else (0, len(points) - 1)
-        points = PchipInterpolator(range(len(points)), points)(np.arange(ends[0], ends[1] + 0.1, 0.125))
-    return points
+    return np.array([pair.split(',') for pair in outline.split()], np.float64)
 
 
 def read_drawings():
