@@ -18,8 +18,6 @@ DEJAVU = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.tt
 SPECIAL = re.compile('serif|mono|bold|italic|oblique|light|thin|black|medium|condensed', re.IGNORECASE)
 BLANK = re.compile('LastResort|Blank')  # fonts that have a box, or nothing, for every character
 
-LISTED = 10  # names without a font in the line about them
-
 
 class Label(NamedTuple):
     """What stands for a class in a picture: its name or number, and the path of a font's file; both str."""
@@ -34,10 +32,9 @@ def choose(names):
     fonts = find_fonts(names)
     without = [f'{index} {name}' for index, name in enumerate(names) if name not in fonts]
     if without:
-        shown = ', '.join(without[:LISTED]) + (', ...' if len(without) > LISTED else '')
         tqdm.tqdm.write(f'no installed font has the characters of {len(without)} class names, so that pictures show '
-                        f'their numbers: {shown}; for Chinese, Japanese and Korean: apt install fonts-noto-cjk',
-                        file=sys.stderr)
+                        f'their numbers: {", ".join(without[:10])}; for Chinese, Japanese and Korean: apt install '
+                        'fonts-noto-cjk', file=sys.stderr)
     return tuple(Label(name, fonts[name]) if name in fonts else Label(str(index), DEJAVU)
                  for index, name in enumerate(names))
 

@@ -1,7 +1,5 @@
 """The results page of a run: one static OUT/index.html that opens from the file system.
 
-    python -m report.page --output_dir results
-
 train.py rebuilds it at every validation, evaluate.py after every evaluation. It is made from the files of the run
 folder alone. Missing and damaged ones are left out, so that the page never stops a training. page.html.jinja has its
 layout.
@@ -21,7 +19,6 @@ import utils
 from datasets import classes
 from inference.scores import FIGURES
 from report.curves import COLOURS, draw_curve, make_curves
-from utils import UserError
 
 OPEN_ROWS = 8  # validation steps in sight; older ones are folded
 
@@ -48,20 +45,6 @@ class PictureRow(NamedTuple):
     title: str
     note: str
     pictures: list
-
-
-def parse_args(argv=None):
-    parser = utils.ArgumentParser('Builds the results page of a run, index.html in its folder.')
-    parser.add_argument('--output_dir', default='results', help='run folder, as given to train.py')
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    if not any(os.path.isdir(os.path.join(args.output_dir, name)) for name in ('train', 'eval', 'evaluation')):
-        raise UserError(f'--output_dir {args.output_dir}: holds no run (no train, eval or evaluation folder); '
-                        'give the --output_dir of train.py')
-    print(f'results page: {write_page(args.output_dir)}')
 
 
 def write_page(output_dir):
@@ -206,7 +189,3 @@ def make_extreme_rows(output_dir, metrics, end):
         pictures = find_pictures(output_dir, f'evaluation/{entry["stem"]}_', EVALUATION_PICTURES)
         rows.append(PictureRow(f'{end}-{number}', entry['filename'], note, pictures))
     return [row for row in rows if row.pictures]
-
-
-if __name__ == '__main__':
-    utils.run_program(main)

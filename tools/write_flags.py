@@ -15,7 +15,7 @@ import utils
 from training import recipes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PROGRAMS = ('train.py', 'convert_fcn_dataset.py', 'evaluate.py', 'predict.py', '-m report.page', 'tools/download.py',
+PROGRAMS = ('train.py', 'convert_fcn_dataset.py', 'evaluate.py', 'predict.py', 'tools/download.py',
             'tools/import_coco.py', 'tools/convert_fcn8s.py', 'tools/convert_vgg_weights.py', 'tools/search_crf.py',
             'tools/compare_recipes.py', 'tools/overfit.py', 'tools/make_sample_dataset.py', '-m benchmarks')
 INTRODUCTION = """# Flags
@@ -31,7 +31,7 @@ RECIPES = """## Recipes
 
 
 def read_help(program):
-    """What --help of a program, such as '-m report.page' or 'tools/download.py', prints below its usage."""
+    """What --help of a program, such as '-m benchmarks' or 'tools/download.py', prints below its usage."""
     module = program.removeprefix('-m ').removesuffix('.py').replace('/', '.')
     module = importlib.import_module(f'{module}.__main__' if module == 'benchmarks' else module)
     with (mock.patch.dict(os.environ, COLUMNS='120'), mock.patch('os.cpu_count', lambda: 8),

@@ -10,7 +10,6 @@ import urllib.parse
 import pytest
 from PIL import Image
 
-import utils
 from datasets import classes
 from report import curves
 from report import page as report
@@ -257,22 +256,6 @@ def test_page_of_a_real_run(trained, tmp_path):
     page = Page(tmp_path / 'run')
     check_links(page, tmp_path / 'run')
     assert 'Step 3 of 3' in page.text and 'step-2' in page.ids and 'fc_channels 8' in page.text
-
-
-def test_program_prints_the_path_of_the_page(tmp_path, capsys, monkeypatch):
-    make_run(tmp_path / 'results')
-    monkeypatch.chdir(tmp_path)
-    report.main([])
-    assert capsys.readouterr().out == f'results page: {os.path.join("results", "index.html")}\n'
-    assert (tmp_path / 'results/index.html').is_file()
-
-
-@pytest.mark.parametrize('name', ['missing', 'empty'])
-def test_program_names_a_folder_without_a_run(tmp_path, name):
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(utils.UserError, match=f'--output_dir .*{name}: holds no run'):
-        report.main(['--output_dir', str(tmp_path / name)])
-    assert not list((tmp_path / 'empty').iterdir())
 
 
 # ------------------------------------------------------------------------------------------- in a real browser
