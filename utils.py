@@ -331,7 +331,7 @@ def import_tensorflow(frozen_weights=False):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is no traceback while the import takes its seconds
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')  # warnings and errors
-    # Nothing here uses Keras, whose import takes 0.7 s. TensorFlow looks for the old one instead, which is not installed.
+    # Nothing here uses Keras, whose import takes 0.7 s. TensorFlow now looks for the old one, which is not installed.
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
     with without_noise():
         importlib.import_module('tensorflow.compat.v1')
