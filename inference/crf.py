@@ -8,6 +8,7 @@ labels that are improbable everywhere are left out. results/benchmarks.md shows 
 """
 import collections
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from utils import UserError
 # ones. Of more labels, more are left out and each is less probable: on undecided maps of 34 to 254 labels, a threshold
 # that falls with their square changes less than 0.1 %, one that falls with their number up to 0.6 %.
 THRESHOLD, OF_LABELS = 0.03, 21
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
@@ -118,14 +120,20 @@ def infer(field, softmax, iterations, threshold=THRESHOLD):
         if len(labels) == 1:
             break
         if matrix is None:  # pydensecrf has a row for each label; cv2 transposes several times as fast as NumPy
-            field.setUnary(densecrf.ConstUnary(cv2.transpose(energy)))
-            matrix = eigen.matrixXf(cv2.transpose(marginals))
+            field.setUnary(densecrf.ConstUnary(cv2.transpose(_fill(energy, 1e3))))
+            matrix = eigen.matrixXf(cv2.transpose(_fill(marginals, 0)))
         field.stepInference(matrix, *scratch)
-        marginals = np.asarray(matrix).T
+        marginals = np.asarray(matrix).T[:, :len(labels)]
         probable = find_labels(marginals, threshold)
         if len(probable) < len(labels):
             labels, marginals, energy, matrix = labels[probable], marginals[:, probable], energy[:, probable], None
     return labels, marginals
+
+
+def _fill(columns, value):
+    """Adds a column to three, because four labels fill a register, and pydensecrf then takes an eighth less time."""
+    more = 1 if columns.shape[1] == 3 else 0
+    return cv2.copyMakeBorder(columns, 0, 0, 0, more, cv2.BORDER_CONSTANT, value=value)
 
 
 @contextlib.contextmanager
@@ -150,16 +158,15 @@ def start_processes(num_workers):
 def _follow_parent():
     """A new process leaves Ctrl-C to its parent, and ends when the parent ends, even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):  # glibc would return the memory of each array, and the next one would be cleared again
+        libc.mallopt(M_TRIM_THRESHOLD, 2 ** 30)
+        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
 
     def end_with_parent():
         multiprocessing.parent_process().join()
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def submit(pool, image, probabilities, parameters=DEFAULTS):
-    """Starts refine in a process of `pool`, to which only the probable labels are sent; Future of what it returns."""
-    return pool.submit(_refine_few, image, *_take_probable(probabilities), parameters)
 
 
 def refine_all(predictions, num_workers=1, parameters=DEFAULTS):
@@ -180,8 +187,10 @@ def refine_in(pool, predictions, limit, parameters=DEFAULTS):
 
     try:
         for example, probabilities in predictions:
-            plain = probabilities.argmax(axis=-1).astype(np.uint8)
-            waiting.append((example, plain, submit(pool, example['image'], probabilities, parameters)))
+            few, labels, threshold = _take_probable(probabilities)
+            plain = labels[few.argmax(axis=-1)]  # a label that was left out is nowhere the most probable one
+            refined = pool.submit(_refine_few, example['image'], few, labels, threshold, parameters)
+            waiting.append((example, plain, refined))
             if len(waiting) >= limit:
                 yield finish_first()
         while waiting:

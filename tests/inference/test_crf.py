@@ -119,20 +119,19 @@ def test_labels_leave_when_an_iteration_has_made_them_improbable():
     assert marginals.reshape(10, 10, 2)[4, 2, 0] > 0.9
 
 
+@pytest.mark.parametrize('number', [2, 3, 4])
+def test_few_labels_have_the_marginals_of_pydensecrf(number):
+    softmax = np.random.RandomState(0).dirichlet(np.ones(number), 120).astype(np.float32)
+    fields = [densecrf.DenseCRF2D(12, 10, number) for _ in range(2)]
+    for field in fields:
+        field.addPairwiseGaussian(sxy=2, compat=1)
+    labels, marginals = crf.infer(fields[0], softmax, 3, threshold=1e-6)
+    fields[1].setUnaryEnergy(unary_from_softmax(np.ascontiguousarray(softmax.T)))
+    assert labels.tolist() == list(range(number))
+    np.testing.assert_allclose(marginals, np.array(fields[1].inference(3)).T, rtol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------- many images
-
-
-def test_a_pool_gives_what_refine_gives():
-    image, labels = two_colours()
-    rng = np.random.RandomState(0)
-    scores = rng.normal(0, 1, (*labels.shape, 21)) + 6 * np.eye(21)[np.where(labels == labels.max(), 20, 3)]
-    probabilities = (np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)).astype(np.float32)
-    with crf.start_processes(1) as pool:
-        refined = crf.submit(pool, image, probabilities).result()
-        unchanged = crf.submit(pool, image, probabilities, crf.Parameters(iterations=0)).result()
-    assert refined.dtype == np.uint8 and set(np.unique(refined)) == {3, 20}
-    np.testing.assert_array_equal(refined, crf.refine(image, probabilities))
-    np.testing.assert_array_equal(unchanged, probabilities.argmax(axis=-1))
 
 
 def random_predictions(number):
