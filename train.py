@@ -20,15 +20,16 @@ import tf_slim as slim
 import utils
 import vgg
 from datasets import classes
-from datasets.batches import Reader, Sampling, build_reader, run_input, training_batches
+from datasets.batches import Reader, Sampling, build_reader, read_examples, run_input, training_batches
 from datasets.classes import IGNORE_LABEL
 from inference import crf
 from inference.devices import explain_failures
 from inference.predictor import Predictor, build_predictor, predict_example, score_record
 from inference.scores import confusion_matrix
 from inference.weights import read_settings, read_shapes
+from report.crops import NUM_CROPS, write_crops
 from report.page import write_page
-from training import checkpoints, cluster, recipes, run_folder, towers
+from training import checkpoints, cluster, flags, recipes, run_folder, towers
 from training.data import read_data
 from training.log import EvaluationLog, Logs, TrainingLog, ValidationLog
 from training.session import prepare_process, session_config
@@ -221,8 +222,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
     optimizer, learning_rate = recipes.build_optimizer(recipe, step, args.max_steps, args.mixed_precision)
 
     def read(part):
-        sampling = Sampling(args.dataset_train, num_examples, recipe.batch_size * args.accumulate, recipe.crop_size,
-                            vgg.RGB_MEAN, args.seed, recipe.augment, network.number_of_classes)
+        sampling = sampling_of(args, num_examples, network.number_of_classes)
         return tf.data.make_one_shot_iterator(training_batches(sampling, start_step, part)).get_next()
 
     def build_tower(number, images, labels, ids):
@@ -231,7 +231,7 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
         logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(recipe),
                      dropout_seed=dropout_seed)
         loss, *others = segmentation_loss(logits, labels, recipe.loss, class_weights)
-        return optimizer.compute_gradients(loss), loss, *others
+        return optimizer.compute_gradients(loss, recipes.trained_variables(args.freeze)), loss, *others
 
     built, (_, _, ids) = towers.build_towers(placement, args.accumulate, read, build_tower)
     gradients, losses, losses_per_pixel, weights, pixels = zip(*built)
@@ -240,6 +240,13 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
         check_finite = towers.check_finite(tf.global_variables())
     return TrainingOps(update.train_op, towers.average(losses, weights), towers.average(losses_per_pixel, pixels),
                        learning_rate, update.histograms, ids, check_finite, update.left_out)
+
+
+def sampling_of(args, num_examples, number_of_classes):
+    """The Sampling of the training record."""
+    recipe = args.recipe
+    return Sampling(args.dataset_train, num_examples, recipe.batch_size * args.accumulate, recipe.crop_size,
+                    vgg.RGB_MEAN, args.seed, recipe.augment, number_of_classes)
 
 
 def read_network(checkpoint):
@@ -288,6 +295,9 @@ def run_steps(run, first_step):
     args, logs, saver = run.args, run.logs, run.saver
     for step in range(first_step, args.max_steps + 1):
         run.signals.check()
+        if logs.evaluations.has_waited(args.patience):
+            logs.training.write(step - 1)
+            break
         is_last = step == args.max_steps
         if step > saver.done:
             # Step: one batch, one update.
@@ -403,14 +413,18 @@ def train(args, placement=towers.HERE):
             resume_from, start_step = checkpoints.find_resume(train_dir)
             if resume_from:
                 run_folder.check_settings(train_dir, settings_of(args), data.class_set, args.dataset_train)
-            first_step = start_step if must_repeat_evaluation(args, start_step) else start_step + 1
+            interrupted = start_step and scores(args, start_step) and not EvaluationLog.holds(train_dir, start_step)
+            first_step = start_step if interrupted else start_step + 1
             if first_step > args.max_steps:
                 print(f'{resume_from} is at step {start_step}: nothing left to do for --max_steps {args.max_steps}')
                 return
+            print(recipes.describe(args.recipe), flush=True)
+            config = session_config(args.num_gpus, args.xla, args.mixed_precision)
+            draw_crops(args, data, train_dir, start_step, config)
+            if args.dry_run:
+                return show_crops(args, data, train_dir, start_from, resume_from)
             with tf.Graph().as_default(), tf.device(placement.home):
                 graph = build_graph(args, data, start_step, placement)
-                print(recipes.describe(args.recipe), flush=True)
-                config = session_config(args.num_gpus, args.xla, args.mixed_precision)
                 with crf.start_processes(1) as pool, \
                         cluster.open_session(placement, config, signals) as session, \
                         run_folder.open_events(train_dir, session.graph, start_step) as writer:
@@ -420,11 +434,25 @@ def train(args, placement=towers.HERE):
                     run_folder.save_settings(train_dir, settings_of(args), data.class_set, start_from,
                                              resumed=bool(resume_from))
                     logs = open_logs(args, data.class_set, crf_parameters, pool, writer, start_step)
+                    logs.validations.rebuild_page()
                     signals.hold()
                     run_until_stopped(Run(args, graph, session, saver, logs, signals), first_step)
         page = write_page(args.output_dir)
     print(f'done: checkpoints and TensorBoard events in {train_dir}, pictures in {args.output_dir}/eval, '
           f'all on one page: {page}')
+
+
+def draw_crops(args, data, train_dir, start_step, config):
+    """Draws the crops of the next steps for the results page."""
+    sampling = sampling_of(args, data.num_examples, len(data.class_set.names))
+    write_crops(train_dir, read_examples(sampling, start_step, NUM_CROPS, config), data.class_set)
+
+
+def show_crops(args, data, train_dir, start_from, resume_from):
+    """Builds the results page of --dry_run; the settings of a run that has begun stay."""
+    if not resume_from:
+        run_folder.save_settings(train_dir, settings_of(args), data.class_set, start_from, resumed=False)
+    print(f'--dry_run: nothing is trained; the training crops are on {write_page(args.output_dir)}')
 
 
 def open_logs(args, class_set, crf_parameters, pool, writer, start_step):
@@ -436,13 +464,6 @@ def open_logs(args, class_set, crf_parameters, pool, writer, start_step):
                 EvaluationLog(args.output_dir, writer, start_step), Watchdog(class_set.names), writer)
 
 
-def must_repeat_evaluation(args, step):
-    """Whether the evaluation at this step was interrupted and must be repeated."""
-    path = os.path.join(args.output_dir, 'train', 'eval.csv')
-    return (step > 0 and scores(args, step)
-            and all(int(row['step']) < step for row in run_folder.read_rows(path, EvaluationLog.COLUMNS, step)))
-
-
 def settings_of(args):
     """A run's settings as settings.json has them: flags, and the entries of the recipe."""
     recipe = args.recipe._asdict()
@@ -451,46 +472,7 @@ def settings_of(args):
 
 def parse_args(argv=None):
     """The program's flags; see --help."""
-    parser = utils.ArgumentParser('Trains FCN-8s on the records of convert_fcn_dataset.py. A second call with the same '
-                                  '--output_dir continues where the first one ended.')
-    add, steps, maybe_steps = parser.add_argument, utils.positive_int, utils.non_negative_int
-    add('--checkpoint_path', help='what to start from: a slim checkpoint of VGG16, or a run of a coarser or the same '
-                                  '--model; by default vgg_16.ckpt, if this folder has it; none: a random start')
-    add('--output_dir', default='results',
-        help='run folder: checkpoints in train/, pictures in eval/, best weights in best/')
-    add('--dataset_train', default='data/fcn_train.record', help='record to train on')
-    add('--dataset_val', default='data/fcn_val.record', help='record of the validation pictures and scores')
-    add('--classes', metavar='FILE', help='names of the classes, one a line, for records without a side file')
-    add('--model', choices=SKIPS, default='fcn_8s', help='with two skips, one or none')
-    add('--max_steps', type=steps, default=1500, help='steps in all, resumed ones included')
-    add('--fc_channels', type=utils.positive_int, default=4096, help='of fc6 and fc7; published weights have 4096, and '
-        'a divisor of that takes every k-th filter')
-    add('--class_weights', choices=('none', 'median_frequency'), default='none',
-        help='weights of the classes in the loss; median_frequency makes up for rare ones')
-    add('--log_steps', type=steps, default=10, help='steps between log lines')
-    add('--save_steps', type=steps, default=100, help='steps between checkpoints')
-    add('--val_steps', type=maybe_steps, default=200, help='steps between validation pictures; 0: none')
-    add('--eval_steps', type=maybe_steps, default=0,
-        help='steps between scores over the complete validation record (train/eval.csv), with a checkpoint each; the '
-             'best weights are kept in best/; 0: none')
-    add('--summary_steps', type=maybe_steps, default=100,
-        help='steps between gradient histograms for TensorBoard; 0: none')
-    add('--accumulate', type=utils.positive_int, default=1, metavar='N',
-        help='batches whose gradients make one update: that of a batch N times as large, in the memory of one')
-    add('--mixed_precision', action='store_true',
-        help='convolutions in float16 on a GPU, with loss scaling; weights stay float32')
-    add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
-    add('--deterministic', action='store_true',
-        help='only arithmetic that gives the same result each time: on one machine, the same command gives the same '
-             'weights bit for bit, interrupted or not; tested on CPUs and on one H200. Without TF32')
-    add('--num_gpus', type=utils.positive_int, default=1,
-        help='GPUs that share the work of each step, the first of those that are visible; without a GPU, parts of the '
-             'CPU')
-    add('--seed', type=utils.non_negative_int, default=0, help='of order, crops, dropout and random starts')
-    add('--crf_params', metavar='FILE',
-        help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")
-    recipes.add_flags(parser)
-    return recipes.parse(parser, argv)
+    return flags.parse(argv, SKIPS)
 
 
 @explain_failures('lower --batch_size or --crop_size, or ')

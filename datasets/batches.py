@@ -141,6 +141,17 @@ def training_batches(sampling, start_step=0, part=None):
     return batches.map(separate).prefetch(tf.data.AUTOTUNE)
 
 
+def read_examples(sampling, start_step, number, config=None):
+    """The first examples that training_batches draws for a Sampling after a step, each alone.
+    Returns a list of (image uint8 [H, W, 3] RGB, label int32 [H, W], 255 = ignore). `config` is a tf.ConfigProto."""
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        tf.set_random_seed(sampling.seed)
+        first = start_step * sampling.batch_size
+        batches = training_batches(sampling._replace(batch_size=1), first)
+        example = tf.data.make_one_shot_iterator(batches).get_next()
+        return [tuple(part[0] for part in run_input(session, example, sampling.record)[:2]) for _ in range(number)]
+
+
 def _batch_of_any_size(examples, batch_size, fill):
     """Batches of (uint8 [H, W, 4], filename), filled below and to the right up to the largest image of each."""
     # The padding is 0, so the fill is subtracted first. Bytes may wrap at 256; adding the fill wraps them back.

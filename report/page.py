@@ -27,6 +27,7 @@ VALIDATION_PICTURES = {'img': 'image', 'annotation': 'annotation', 'prediction':
                        'prediction_crfed': 'with CRF', 'overlay': 'overlay'}
 EVALUATION_PICTURES = {'img': 'image', 'annotation': 'annotation', 'prediction': 'prediction', 'error': 'errors',
                        'prediction_crfed': 'with CRF', 'error_crfed': 'errors with CRF'}
+CROP_PICTURES = {'img': 'as the network gets them', 'overlay': 'under their labels'}
 CONFUSION_PICTURES = {'confusion': 'without CRF', 'confusion_crf': 'with CRF'}
 
 
@@ -60,6 +61,7 @@ def write_page(output_dir):
         tiles=make_tiles(log, scores, settings, metrics), draw_curve=draw_curve,
         curves=make_curves(log, scores), settings=settings, metrics=metrics,
         crf=metrics.get('crf') or {}, figures=FIGURES, classes=make_legend(read_classes(settings)), colours=COLOURS,
+        crops=find_pictures(output_dir, 'train/crops_', CROP_PICTURES),
         confusions=find_pictures(output_dir, 'evaluation/', CONFUSION_PICTURES, '.png'),
         extremes={f'{end.title()} images': make_extreme_rows(output_dir, metrics, end) for end in ('worst', 'best')},
         **make_validation_rows(output_dir, scores))

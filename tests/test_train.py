@@ -18,6 +18,7 @@ import evaluate
 import train
 import utils
 from datasets import records
+from datasets.batches import training_batches
 from inference.weights import find_checkpoint, network_variables, read_shapes
 from train import Network
 from training import watchdog
@@ -315,6 +316,64 @@ def test_training_lowers_the_loss(small_runs, record, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('recipe', ['adamw', 'poly'])
+def test_frozen_blocks_stay_and_have_no_gradient(small_runs, record, recipe):
+    """Also their weight decay, decoupled or in the loss, is none."""
+    args = train.parse_args(['--recipe', recipe, '--dataset_train', record, '--batch_size', '1', '--crop_size', '32',
+                             '--weight_decay', '0.1', '--learning_rate', '0.01', '--freeze', 'conv3'])
+    ops = train.build_training(args, train.Network(fc_channels=8), 5, 0)
+    backward = {op.name for op in tf.get_default_graph().get_operations() if 'Backprop' in op.type}
+    assert any('conv4_1' in name for name in backward)
+    assert not any(f'conv{number}_1' in name for name in backward for number in (1, 2, 3))
+    variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        before = session.run(variables)
+        session.run(ops.train_op)
+        after = session.run(variables)
+    moved = {name for name in variables if '/weights' in name and (before[name] != after[name]).any()}
+    assert moved >= {f'vgg_16/{layer}/weights' for layer in ('conv4/conv4_1', 'conv5/conv5_1', 'fc6', 'fc7')}
+    assert not any(name.split('/')[1] in ('conv1', 'conv2', 'conv3') for name in moved)
+
+
+def test_a_dry_run_draws_the_crops_and_trains_nothing(record, tmp_path, capsys):
+    """The crops are those of the first batches."""
+    argv = short_run(record, tmp_path, '--dry_run', '--augment', 'flip', 'scale')
+    train.main(argv)
+    assert '--dry_run: nothing is trained' in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path / 'train')) == ['crops_img.jpg', 'crops_overlay.jpg', 'lock', 'settings.json']
+    page = (tmp_path / 'index.html').read_text()
+    assert 'train/crops_img.jpg' in page and 'train/crops_overlay.jpg' in page
+    args = train.parse_args(argv)
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(args.seed)
+        batches = training_batches(train.sampling_of(args, 5, 21))
+        images, _, _ = session.run(tf.data.make_one_shot_iterator(batches).get_next())
+    sheet = np.array(Image.open(tmp_path / 'train' / 'crops_img.jpg')).astype(int)
+    assert sheet.shape == (4 * 36 - 4, 4 * 36 - 4, 3)
+    for image, left in zip(images, (0, 36)):
+        assert np.abs(sheet[:32, left:left + 32] - image).mean() < 6
+
+
+def test_patience_ends_a_run_and_a_resume_remembers(small_runs, record, tmp_path, monkeypatch, capsys):
+    """At a learning rate of 0 no score is better than the first."""
+    argv = short_run(record, tmp_path, '--max_steps', 20, '--eval_steps', 2, '--patience', 2, '--learning_rate', 0,
+                     '--log_steps', 4)
+    for _ in range(2):
+        train.main(argv)
+        assert '--patience 2: no better mean IoU since step 2; training ends here' in capsys.readouterr().out
+    assert [row['step'] for row in read_log(tmp_path, 'eval.csv')] == ['2', '4', '6']
+    assert [row['step'] for row in read_log(tmp_path)] == ['1', '4', '6']
+    train.main([*argv, '--patience', '3'])
+    assert [row['step'] for row in read_log(tmp_path, 'eval.csv')] == ['2', '4', '6', '8']
+
+
+def test_patience_needs_scores(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(['--patience', '3'])
+    assert '--patience: counts the scores of --eval_steps' in capsys.readouterr().err
+
+
 def test_the_papers_upsampling_and_scales_are_not_trained_but_kept(small_runs, record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 2, '--eval_steps', 2, '--recipe', 'paper',
                          '--learning_rate', 1e-5))

@@ -5,6 +5,7 @@ train.py decides when.
 import collections
 import datetime
 import functools
+import math
 import os
 import shutil
 import time
@@ -129,23 +130,37 @@ class EvaluationLog:
     COLUMNS = ('step', 'mean_iou', 'pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iou', 'boundary_iou',
                'loss_per_pixel')
 
+    @classmethod
+    def holds(cls, train_dir, step):
+        """Whether the table has the evaluation at a step; else it was interrupted."""
+        rows = run_folder.read_rows(os.path.join(train_dir, 'eval.csv'), cls.COLUMNS, step)
+        return any(int(row['step']) == step for row in rows)
+
     def __init__(self, output_dir, writer, start_step):
         self.writer = writer
         self.train_dir, self.best_dir = os.path.join(output_dir, 'train'), os.path.join(output_dir, 'best')
         self.path = os.path.join(self.train_dir, 'eval.csv')
         self.saver = tf.train.Saver(weights.network_variables(), max_to_keep=None)
-        self.best_iou, self.best_step = -1.0, None
+        self.best_iou, self.best_step, self.since_best = -1.0, None, 0
         for row in run_folder.keep_rows_up_to(self.path, self.COLUMNS, start_step):
-            if tf.train.checkpoint_exists(os.path.join(self.best_dir, f'model.ckpt-{row["step"]}')):
-                self.is_best(int(row['step']), float(row['mean_iou']))
+            kept = tf.train.checkpoint_exists(os.path.join(self.best_dir, f'model.ckpt-{row["step"]}'))
+            self.is_best(int(row['step']), float(row['mean_iou']) if kept else math.nan)
         self.remove_beaten()
 
     def is_best(self, step, mean_iou):
         """Whether a step is the best so far, which is remembered; nan never is."""
         better = mean_iou > self.best_iou
+        self.since_best = 0 if better else self.since_best + 1
         if better:
             self.best_iou, self.best_step = mean_iou, step
         return better
+
+    def has_waited(self, patience):
+        """Whether the last `patience` (0: never) evaluations brought no better mean IoU; this is printed."""
+        if not patience or self.since_best < patience:
+            return False
+        print(f'--patience {patience}: no better mean IoU since step {self.best_step}; training ends here', flush=True)
+        return True
 
     def add(self, session, step, score, loss_per_pixel):
         """Logs the result of predictor.score_record at a step, and saves the weights if they are the best so far."""

@@ -14,6 +14,7 @@ from datasets import augmentation
 from inference import weights
 
 POLY_POWER = 0.9  # section 4.1.2 of DeepLab, arXiv 1606.00915
+BLOCKS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')  # of VGG16, which --freeze names
 HARD_SHARE = 0.25  # of the pixels of an image, which --loss ohem learns from
 
 
@@ -186,6 +187,12 @@ def scale_gradient(recipe, gradient, variable):
         rate = (recipe.bias_rate if name.endswith('/biases') else 1.0) * (
             recipe.head_rate if name.startswith('vgg_16/fc8/') else 1.0)
     return gradient if rate == 1 else gradient * rate
+
+
+def trained_variables(freeze=None):
+    """The variables that learn, list: all trainable ones but those of the BLOCKS up to `freeze`."""
+    frozen = BLOCKS[:BLOCKS.index(freeze) + 1] if freeze else ()
+    return [variable for variable in tf.trainable_variables() if variable.op.name.split('/')[1] not in frozen]
 
 
 def l2_decay(recipe):

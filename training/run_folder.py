@@ -25,8 +25,8 @@ from inference.weights import UNREADABLE, check_path, read_settings
 from training import checkpoints
 from utils import UserError, find_reason
 
-# Settings that a resume must keep: the network, and what the optimizer's averages and the losses in log.csv mean.
-FIXED = ('model', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer', 'loss')
+# Settings that a resume must keep: the network, what learns, what the optimizer's averages and log.csv's losses mean.
+FIXED = ('model', 'freeze', 'fc_channels', 'upsampling', 'skip_scales', 'optimizer', 'loss')
 
 
 def make(output_dir):
