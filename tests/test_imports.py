@@ -23,8 +23,8 @@ ALLOWED = {
     'tools': (*WINGS, 'convert_fcn_dataset', 'train', 'evaluate', 'predict', 'vgg', 'utils'),
     'benchmarks': (*WINGS, 'convert_fcn_dataset', 'train', 'evaluate', 'predict', 'vgg', 'utils'),
 }
-WITHOUT_TENSORFLOW = ('report.page', 'report.crops', 'report.validation', 'inference.crf', 'inference.scores', 'inference.averaging',
-                      'datasets.classes', 'datasets.pictures', 'datasets.check')
+WITHOUT_TENSORFLOW = ('report.page', 'report.crops', 'report.validation', 'inference.crf', 'inference.scores',
+                      'inference.averaging', 'datasets.classes', 'datasets.pictures', 'datasets.check')
 
 
 def list_files():

@@ -431,7 +431,6 @@ def test_best_holds_the_step_with_the_highest_mean_iou(small_runs, evaluated, re
     for row in rows:
         for name in EvaluationLog.COLUMNS[1:]:
             assert logged[int(row['step']), f'validation/{name}'] == pytest.approx(float(row[name]), rel=1e-6)
-    assert 'watchdog: step 4: the loss per pixel is' in printed  # in validation it is above ln 21 for the second time
 
 
 @pytest.mark.slow

@@ -54,6 +54,8 @@ def make_run(folder, steps=(5, 10), metrics=None, settings=None):
     for step in steps:
         for name in report.VALIDATION_PICTURES:
             draw(folder / f'eval/val_{step}_{name}.jpg')
+    for name in report.CROP_PICTURES:
+        draw(folder / f'train/crops_{name}.jpg')
     metrics = metrics or make_metrics()
     write(folder / 'evaluation/metrics.json', json.dumps(metrics))
     for entry in metrics['worst'] + metrics['best']:
@@ -311,7 +313,7 @@ def test_browser_shows_every_picture_without_errors(browser, tmp_path, width, th
     open_page(browser, report.write_page(str(folder)), width, theme)
 
     pictures = browser.execute_async_script(LOAD_ALL)
-    assert len(pictures) == 14 * 5 + 2 * 6 + 2 and all(natural_width > 0 for _, natural_width in pictures)
+    assert len(pictures) == 14 * 5 + 2 * 6 + 2 + 2 and all(natural_width > 0 for _, natural_width in pictures)
     curve = browser.find_element('css selector', '.curves svg path[style*="--plain"]')
     colour = curves.COLOURS[theme]['plain'][1:]
     assert curve.value_of_css_property('stroke') == f'rgb{tuple(bytes.fromhex(colour))}'
