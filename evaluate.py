@@ -138,8 +138,8 @@ def print_loss_by_crf(scores):
     if 'crf' in scores:
         plain, refined = (scores[name].figures()['mean_iou'] for name in ('plain', 'crf'))
         if refined < plain:
-            print(f'the CRF lowers the mean IoU from {plain:.4f} to {refined:.4f}: search for parameters that suit this '
-                  'network with tools/search_crf.py, and give them as --crf_params; or leave out --crf')
+            print(f'the CRF lowers the mean IoU from {plain:.4f} to {refined:.4f}: search for parameters that suit '
+                  'this network with tools/search_crf.py, and give them as --crf_params; or leave out --crf')
 
 
 def format_score(value):

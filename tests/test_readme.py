@@ -14,7 +14,7 @@ PAGES = (*READMES, 'CONTRIBUTING.md', 'results/README.md',
 ROOMS = ('.', 'datasets', 'inference', 'training', 'report', 'tools', 'benchmarks')
 FLAGS_OF_OTHERS = {'--help', '--logdir', '--count', '--saved-model', '--signature_def', '--output', '--saved_model_dir',
                    '--saved_model_signature_key', '--output_file'}
-OF_OTHERS = ('failed call to cuInit', 'out of memory')  # messages that are TensorFlow's, too
+OF_OTHERS = ('out of memory',)  # messages that are TensorFlow's, too
 
 
 def read(name):
