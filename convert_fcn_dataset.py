@@ -92,13 +92,11 @@ def fraction(text):
 
 
 def convert_pair(split, image_id, class_set, scale):
-    """Reads one image and its mask, and scales them; UserError if `scale` makes the image too small.
+    """Reads one image and its mask, and scales them.
     Returns the serialised example, b'' if they cannot be used; pixels, int64 [256] by label; faults; notes."""
     pair = voc.read_pair(split, image_id, class_set, scale)
-    for fault in pair.faults:
-        if fault.kind == 'too small':
-            raise utils.UserError(fault.message)
-        return b'', 0, [fault], []
+    if pair.faults:
+        return b'', 0, pair.faults[:1], []
     labels = pair.mask.labels if scale == 1 else pictures.scale_label(pair.mask.labels, scale)
     image, image_format = pictures.encode_image(pair.image, scale)
     example = records.make_example(image_id.encode(), image, pictures.encode_label(labels), *labels.shape,

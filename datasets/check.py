@@ -15,7 +15,9 @@ from tqdm import tqdm
 import utils
 from datasets import classes, pictures, voc
 from datasets.classes import IGNORE_LABEL
-from datasets.voc import SMALL_SIDE, Finding
+from datasets.voc import Finding
+
+SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
 
 
 class Seen(NamedTuple):

@@ -20,7 +20,6 @@ from datasets import photos, pictures
 from datasets.pictures import BadFileError
 
 ROLES = ('train', 'val')
-SMALL_SIDE = 32  # pixels that are one in the network's coarsest map
 NO_NAME = 'no name of a file; give the file name alone, without folder and ending'
 OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'\S+\s+-?[01]', "an id with 1 or -1, as VOC's lists of one class have; take a list of ImageSets/Segmentation"),
@@ -216,11 +215,6 @@ def read_pair(split, image_id, class_set, scale):
         sizes = '{} x {} pixels, its image {} x {}'.format(*mask.labels.shape[::-1], *image.size)
         turned = f', turned by its EXIF orientation {image.orientation}' if image.orientation > 1 else ''
         faults.append(Finding('size mismatch', f'{label_path}: is {sizes}{turned}'))
-    width, height = pictures.scaled_size(image.size, scale) if image else (0, 0)
-    if image and min(width, height) < SMALL_SIDE <= min(image.size):  # else --scale is not the cause
-        faults.append(Finding('too small', f'--scale {scale:g}: makes {image_path} {width} x {height} pixels, and '
-                                           f'fewer than {SMALL_SIDE} on a side are one to the network; take a larger '
-                                           'one'))
     return Pair(image_path, image, mask, faults, notes)
 
 

@@ -350,18 +350,6 @@ def test_scaled_sides_are_rounded_and_labels_stay_with_the_image(voc, scale, hei
     assert np.abs(image[:, :, 0].astype(int) - 12 * label_of(example)).mean() < 6
 
 
-@pytest.mark.parametrize('scale, size', [('0.0001', '1 x 1'), ('0.62', '43 x 31')])
-def test_a_scale_that_leaves_nothing_to_see_is_refused(voc, scale, size):
-    """Of an image of 70 x 50; those of 4 x 3 beside it are small by themselves."""
-    write_palette_mask(mask_of(voc, 'b'), np.zeros((50, 70), np.uint8))
-    Image.new('RGB', (70, 50)).save(jpeg_of(voc, 'b'))
-    with pytest.raises(UserError, match=f'^--scale {scale}: makes .*b.jpg {size} pixels, .*; take a larger one$'):
-        run(voc, '--scale', scale, '--skip_bad')
-    assert_no_records(voc.parent / 'out')
-    with pytest.raises(UserError, match='^1 fault: '):
-        convert.main(['--data_dir', str(voc), '--check', '--scale', scale])
-
-
 def test_a_scaled_record_counts_the_scaled_pixels(voc, capfd):
     out = run(voc, '--scale', '0.5')  # 4 x 3 becomes 2 x 2 (1.5 is rounded to even): rows 0 and 2, columns 1 and 3
     stored = classes.read_side_file(str(out / 'fcn_train.record'))

@@ -71,8 +71,9 @@ def ripples(u, v, rng, across, along):
     total = np.zeros_like(u)
     for angle, phase in rng.uniform(0, 2 * np.pi, (6, 2)):
         speed = 2 * np.pi * rng.uniform(0.6, 1.4)
-        total += np.sin(speed * (u * np.cos(angle) / across + v * np.sin(angle) / along) + phase)
-    return total / np.sqrt(3)
+        total += np.sin(u * np.float32(speed * np.cos(angle) / across) + v * np.float32(speed * np.sin(angle) / along)
+                        + np.float32(phase))
+    return total / np.float32(np.sqrt(3))
 
 
 def stripes(u, v, rng, period, angle=0, share=0.5):
@@ -158,14 +159,16 @@ class Pose:
 
 
 def mix_colour(colour, shift):
-    """(hue, saturation, value) plus a shift of these three, as RGB, float64 [3] in 0..255."""
+    """(hue, saturation, value) plus a shift of these three, as RGB, float32 [3] in 0..255."""
     hue, saturation, value = (np.array(colour) + shift) / (360, 100, 100)
-    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0.05, 1)))
+    return 255 * np.float32(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0.05, 1)))
 
 
 def relief(mask, reach):
     """Brightness around 1, float32 [H, W], that makes a flat mask look round and lit from the upper left."""
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), reach, borderType=cv2.BORDER_CONSTANT)
+    soft, window = mask.astype(np.float32), (2 * reach + 1, 2 * reach + 1)
+    for _ in range(2):
+        soft = cv2.blur(soft, window, borderType=cv2.BORDER_CONSTANT)
     slope = cv2.Sobel(soft, -1, 1, 0) * 0.5 + cv2.Sobel(soft, -1, 0, 1)
     return 1 + np.clip(slope * (0.09 * reach), -0.3, 0.22)
 
@@ -186,10 +189,10 @@ def draw_parts(canvas, parts, pose, shift, rng, round_off=0):
         hue, saturation, value = part.paint.colour
         first, second = (mix_colour(colour, shift * (part.paint.vary, 1, 1))
                          for colour in (part.paint.colour, part.paint.second or (hue, saturation, 0.7 * value)))
-        colour = first + (second - first) * share
+        colour = first + (second - first) * np.float32(share)
         if round_off:
-            colour *= relief(inside, round_off * pose.scale)[:, :, np.newaxis]
-        np.copyto(canvas[window], colour, casting='same_kind', where=inside[:, :, np.newaxis] > 0)
+            colour *= relief(inside, round(round_off * pose.scale))[:, :, np.newaxis]
+        np.copyto(canvas[window], colour, where=inside[:, :, np.newaxis] > 0)
     return silhouette
 
 
@@ -238,7 +241,7 @@ def draw_objects(canvas, classes, size, rng):
         length = rng.uniform(*(COMPANION_SIZE if rank else MAIN_SIZE)) * np.sqrt(size[0] * size[1])
         turn = rng.normal(0, 2 * TILT if thing.flies else TILT)
         pose = Pose(rng, SUPERSAMPLING * places[rank], SUPERSAMPLING * length / 100, turn)
-        silhouette = draw_parts(canvas, thing.parts, pose, rng.normal(0, COLOUR_JITTER), rng, round_off=2)
+        silhouette = draw_parts(canvas, thing.parts, pose, rng.normal(0, COLOUR_JITTER), rng, round_off=3)
         instances[silhouette] = rank + 1
     centre = SUPERSAMPLING // 2
     return instances[centre::SUPERSAMPLING, centre::SUPERSAMPLING]

@@ -95,7 +95,7 @@ def read_cluster():
 def run(train, config, job):
     """Trains on this machine, or acts as the task that TF_CONFIG assigns to this process.
     `train` is a function of a Placement, `config` this process's tf.ConfigProto. Raises UserError if TF_CONFIG or a
-    flag is wrong, a parameter server is lost, or the run fails on another machine."""
+    flag is wrong, or the run fails on another machine."""
     cluster = read_cluster()
     if cluster is None:
         return train(place_here(job.num_gpus, job.batch_size))
@@ -157,15 +157,14 @@ def send_result(cluster, failure):
 
 
 def run_chief(train, config, job, cluster):
-    """Trains on all machines; when a worker is lost, waits for it and resumes at the last checkpoint."""
+    """Trains on all machines; when a task is lost, waits for it and resumes at the last checkpoint."""
     failure = ''
     with utils.StopSignals():
         server = start_server(config, cluster)
         try:
             wait_for_tasks(cluster)
-            incarnations = incarnation_ids(cluster)
-            while not try_training(train, job, cluster, server, incarnations):
-                wait_for_tasks(cluster, incarnations)
+            while not try_training(train, job, cluster, server):
+                wait_for_tasks(cluster)
         except BaseException as error:
             failure = f'the chief has ended the run: {(str(error) or type(error).__name__).splitlines()[0]}'
             raise
@@ -173,18 +172,14 @@ def run_chief(train, config, job, cluster):
             send_result(cluster, failure)
 
 
-def try_training(train, job, cluster, server, incarnations):
-    """Trains from the last checkpoint on. Returns False if a worker is lost before the end."""
+def try_training(train, job, cluster, server):
+    """Trains from the last checkpoint on. Returns False if a task is lost before the end."""
+    records.count_examples(job.dataset_train, job.whole_images)  # before TensorFlow's reader, which explains less
     try:
-        check_parameter_servers(cluster, incarnations)
-        records.count_examples(job.dataset_train, job.whole_images)  # before TensorFlow's reader, which explains less
         train(place_on_machines(cluster, server, job.batch_size))
         return True
-    except (UserError, *LOST) as error:
-        check_parameter_servers(cluster, incarnations)
-        if isinstance(error, UserError):
-            raise
-        print(f'a worker is lost ({type(error).__name__}); training resumes at the last checkpoint when it is back',
+    except LOST as error:
+        print(f'a machine is lost ({type(error).__name__}); training resumes at the last checkpoint when it is back',
               flush=True)
         return False
 
@@ -234,31 +229,15 @@ def find_fault(task):
         return 'the program on that port does not respond like train.py'
 
 
-def wait_for_tasks(cluster, incarnations=()):
-    """Waits until all tasks respond; prints once which do not, and why.
-    With the incarnation ids of the parameter servers, raises UserError if one of these is lost meanwhile."""
+def wait_for_tasks(cluster):
+    """Waits until all tasks respond; prints once which do not, and why."""
     for task in cluster.tasks('worker', 'ps'):
         printed = None
         while (fault := find_fault(task)):
             if fault != printed:
                 print(f'waiting for {task} ({fault})', flush=True)
             printed = fault
-            if incarnations:
-                check_parameter_servers(cluster, incarnations)
             time.sleep(0.5)
-
-
-def incarnation_ids(cluster):
-    """Each parameter server's incarnation id, which changes when it restarts; 0 if unreachable. list of int."""
-    return [0 if find_fault(task) else list_devices(task)[0].incarnation for task in cluster.tasks('ps')]
-
-
-def check_parameter_servers(cluster, incarnations):
-    """Raises UserError if a parameter server is lost or has restarted, because its variables are lost."""
-    for task, before, now in zip(cluster.tasks('ps'), incarnations, incarnation_ids(cluster)):
-        if now != before:
-            raise UserError(f'parameter server {task.index} at {task.address} is lost, and its variables with it; '
-                            'restart all tasks: training resumes at the last checkpoint')
 
 
 def place_on_machines(cluster, server, batch_size):

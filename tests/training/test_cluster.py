@@ -214,7 +214,7 @@ def test_workers_and_the_chief_may_die(tmp_path, record):
         processes.start('chief')
         assert [processes.wait(job) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
     printed = processes.text('chief')
-    assert 'a worker is lost' in printed
+    assert 'a machine is lost' in printed
     resumed = [int(step) for step in re.findall(r'resumed from \S*model\.ckpt-(\d+)', printed)]
     assert len(resumed) == 2 and 5 <= resumed[0] < 80 and reached - 6 <= resumed[1] <= reached + 1
     assert read_column(tmp_path, 'step') == list(range(1, 151))
@@ -228,7 +228,7 @@ def test_workers_and_the_chief_may_die(tmp_path, record):
 
 
 @pytest.mark.slow
-def test_a_cluster_trains_as_one_process_until_its_parameter_server_dies(tmp_path, record, monkeypatch):
+def test_a_cluster_trains_as_one_process_though_its_parameter_server_dies(tmp_path, record, monkeypatch):
     """From the same weights, the chief and its worker compute what two towers of one process compute."""
     monkeypatch.setattr(vgg, 'BLOCKS', NARROW)
     start = str(tmp_path / 'start')
@@ -242,15 +242,16 @@ def test_a_cluster_trains_as_one_process_until_its_parameter_server_dies(tmp_pat
                           '--checkpoint_path', f'{start}-0', *more)
 
     train.main(flags(tmp_path / 'one', 8, '--num_gpus', '2'))
-    with Processes(tmp_path, flags(tmp_path, 10000), narrow=True) as processes:
+    with Processes(tmp_path, flags(tmp_path, 60, '--save_steps', '5'), narrow=True) as processes:
         processes.start('ps', 'worker', 'chief')
         processes.wait_for_step(8)
         processes.kill('ps')
-        assert [processes.wait(job, 60) for job in ('chief', 'worker')] == [1, 1]
+        processes.start('ps')
+        assert [processes.wait(job) for job in ('chief', 'worker', 'ps')] == [0, 0, 0]
+    assert 'a machine is lost' in processes.text('chief')
+    assert read_column(tmp_path, 'step') == list(range(1, 61))
     expected, found = read_column(tmp_path / 'one', 'loss'), read_column(tmp_path, 'loss')
     assert found[:8] == pytest.approx(expected, rel=1e-3) and abs(expected[7] / expected[0] - 1) > 0.02
-    for job in ('chief', 'worker'):
-        assert 'parameter server 0 at 127.0.0.1:' in processes.last_error(job)
 
 
 @pytest.mark.slow
