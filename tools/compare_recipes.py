@@ -66,53 +66,54 @@ class Row(NamedTuple):
     val_crf_frequent: float
 
 
-SHORT = '--recipe adamw --schedule poly --batch_size 4 --learning_rate 2e-4'  # for hundreds to thousands of steps
-CAMVID_HALF = f'{SHORT} --crop_size 160 --augment flip'
-VOC_HALF = f'{CAMVID_HALF} --learning_rate 1e-4'
-FULL = f'{SHORT} --crop_size 320 --batch_size 8'
 COMMON_FLAGS = ['--fc_channels', '512', '--val_steps', '0', '--summary_steps', '0', '--save_steps', '500']
+
+
+def short(crop_size=160, learning_rate='2e-4', batch_size=4, augment='flip', more=''):
+    """Flags of train.py, str, for hundreds to some thousands of steps."""
+    return (f'--recipe adamw --schedule poly --learning_rate {learning_rate} --batch_size {batch_size} '
+            f'--crop_size {crop_size} --augment {augment} {more}').strip()
+
 
 STUDIES = {
     'camvid': Study(
-        'CamVid', 1.0, 'train', 'SegmentationClass', 6400, 30000, 24, {
-            'short': f'{FULL} --augment flip scale',
-            'short_224': f'{FULL} --augment flip scale --crop_size 224',
-            'short_low': f'{FULL} --augment flip scale --learning_rate 1e-4',
-            'short_all': f'{FULL} --augment flip scale rotate colour'}),
+        'CamVid', 1.0, 'train', 'SegmentationClass', 6400, 16000, 2, {
+            'short': short(320, batch_size=8, augment='flip scale'),
+            'short_224': short(224, batch_size=8, augment='flip scale'),
+            'short_low': short(320, '1e-4', 8, 'flip scale'),
+            'short_all': short(320, batch_size=8, augment='flip scale rotate colour')}),
     'camvid_half': Study(
         'CamVid at half size', 0.5, 'train', 'SegmentationClass', 3200, 0, 24, {
             'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
-            'poly': '--recipe poly --crop_size 160',
-            'short': CAMVID_HALF,
-            'short_32s': f'{CAMVID_HALF} --model fcn_32s',
-            'short_16s': f'{CAMVID_HALF} --model fcn_16s',
-            'short_fixed': f'{CAMVID_HALF} --upsampling fixed',
-            'short_plain': f'{CAMVID_HALF} --augment',
-            'short_scale': f'{CAMVID_HALF} --augment flip scale',
-            'short_all': f'{CAMVID_HALF} --augment flip scale rotate colour',
-            'short_weights': f'{CAMVID_HALF} --class_weights median_frequency',
-            'short_ohem': f'{CAMVID_HALF} --loss ohem',
-            'short_2': f'{CAMVID_HALF} --batch_size 2',
-            'short_complete': f'{CAMVID_HALF} --batch_size 2 --crop_size 240',
-            'short_complete_high': f'{CAMVID_HALF} --batch_size 2 --crop_size 240 --learning_rate 4e-4'}),
+            'short': short(),
+            'short_32s': short(more='--model fcn_32s'),
+            'short_16s': short(more='--model fcn_16s'),
+            'short_fixed': short(more='--upsampling fixed'),
+            'short_plain': short(augment=''),
+            'short_scale': short(augment='flip scale'),
+            'short_all': short(augment='flip scale rotate colour'),
+            'short_weights': short(more='--class_weights median_frequency'),
+            'short_ohem': short(more='--loss ohem'),
+            'short_2': short(batch_size=2),
+            'short_complete': short(240, batch_size=2),
+            'short_complete_high': short(240, '4e-4', 2)}),
     'voc': Study(
-        'VOC2012 (the part of it that was at hand)', 1.0, 'trainaug', 'SegmentationClassAug', 4800, 28800, 16, {
-            'short': f'{FULL} --learning_rate 1e-4 --augment flip',
-            'short_scale': f'{FULL} --learning_rate 1e-4 --augment flip scale',
-            'poly': '--recipe poly'}),
+        'VOC2012 (the part of it that was at hand)', 1.0, 'trainaug', 'SegmentationClassAug', 4800, 12000, 2, {
+            'short': short(320, '1e-4', 8),
+            'short_scale': short(320, '1e-4', 8, 'flip scale'),
+            'short_high': short(320, '2e-4', 8, 'flip scale')}),
     'voc_half': Study(
         'VOC2012 (the part of it that was at hand) at half size', 0.5, 'trainaug', 'SegmentationClassAug', 4800, 0,
         24, {
             'default': '--crop_size 160',
-            'poly': '--recipe poly --crop_size 160',
-            'short': VOC_HALF,
-            'short_scale': f'{VOC_HALF} --augment flip scale',
-            'short_complete': f'{VOC_HALF} --batch_size 2 --crop_size 250',
-            'stage_32s': f'{VOC_HALF} --model fcn_32s',
-            'stage_16s': f'{VOC_HALF} --model fcn_16s --checkpoint_path {{runs}}/stage_32s',
-            'stage_8s': f'{VOC_HALF} --checkpoint_path {{runs}}/stage_16s'}),
+            'short': short(160, '1e-4'),
+            'short_scale': short(160, '1e-4', augment='flip scale'),
+            'short_complete': short(250, '1e-4', 2),
+            'stage_32s': short(160, '1e-4', more='--model fcn_32s'),
+            'stage_16s': short(160, '1e-4', more='--model fcn_16s --checkpoint_path {runs}/stage_32s'),
+            'stage_8s': short(160, '1e-4', more='--checkpoint_path {runs}/stage_16s')}),
 }
 
 
@@ -150,9 +151,9 @@ def main(argv=None):
     parameters = ['--crf_params', lab.search(best.name)]
     rows.append(lab.score_again(best, 'searched CRF', *parameters))
     if study.long_images:
-        longer = lab.train_and_score(f'{best.name}_longer', best.flags, study.long_images, 'train')
-        rows += [longer, lab.score_again(longer, 'searched CRF', *parameters),
-                 lab.score_again(longer, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
+        on_all = lab.train_and_score(f'{best.name}_on_all', best.flags, study.long_images, 'train')
+        rows += [on_all, lab.score_again(on_all, 'searched CRF', *parameters),
+                 lab.score_again(on_all, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
     write_page(lab, rows, stem, args.jobs)
     print(f'table and curves in {args.results_dir}')
 
@@ -301,9 +302,9 @@ def format_row(row):
     return f'| {" | ".join(cells)} |'
 
 
-def format_classes(lab, row, label):
-    """The IoU of each class on val for a trained run, lines of a table; `label` as for Lab.evaluate."""
-    metrics = lab.evaluate(row.name, 'val', '--crf', label=label)
+def format_classes(lab, row):
+    """The IoU of each class on val for a trained run, lines of a table."""
+    metrics = lab.evaluate(row.name, 'val', '--crf')
     return ['', f'| {row.name} | IoU | IoU with CRF |', '|---|---|---|',
             *(f'| {name} | {100 * (iou or 0):.1f} | {100 * (metrics["crf"]["per_class_iou"][name] or 0):.1f} |'
               for name, iou in metrics['per_class_iou'].items())]
@@ -313,7 +314,7 @@ def write_page(lab, rows, stem, jobs):
     """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen."""
     draw_losses(lab, rows, f'{stem}.png')
     best = max((row for row in rows if row.held_out is not None), key=lambda row: row.held_out)
-    last = [row for row in rows if row.minutes is not None][-1]
+    shown = next((row for row in rows if row.minutes is not None and row.held_out is None), best)
     machine = f'{platform.platform()}, {os.cpu_count()} cores; {devices.describe()}'
     lines = [f'# {lab.study.title}', '',
              f'Made by `tools/compare_recipes.py` on {machine}{f"; {jobs} runs at a time" * (jobs > 1)}. Mean IoU in '
@@ -321,7 +322,7 @@ def write_page(lab, rows, stem, jobs):
              f'size. Best on the held-out training images: **{best.name}**.', '',
              '| run | flags | steps | images seen | minutes | held out | val | val, frequent | val with CRF '
              '| val with CRF, frequent |', '|' + '---|' * 10, *map(format_row, rows),
-             *format_classes(lab, last, ''), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
+             *format_classes(lab, shown), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
              'Commands:', '', *(f'    {command}' for command in dict.fromkeys(lab.commands))]
     utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
 

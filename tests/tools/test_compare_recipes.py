@@ -88,7 +88,7 @@ def test_the_flags_of_all_runs_are_flags_of_train(study):
 
 
 # Mean IoUs of the runs on the held-out images, on val, and on val with the CRF. `second` is the best.
-SCORES = {'first': (0.2, 0.21, 0.22), 'second': (0.3, 0.31, 0.32), 'second_longer': (0.4, 0.41, 0.42)}
+SCORES = {'first': (0.2, 0.21, 0.22), 'second': (0.3, 0.31, 0.32), 'second_on_all': (0.4, 0.41, 0.42)}
 
 
 def make_results(command):
@@ -143,11 +143,11 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, jobs
         ['second: searched CRF', f'`--crf_params {tmp_path}/out/drawn/second/crf_search/crf.json`', '4', '4', '', '',
          '31.0', '46.7', '33.0', '56.7']]
     assert [(row[0], row[2:]) for row in rows[4:7]] == [
-        ('second_longer', ['6', '6', '1.2', '', '41.0', '46.7', '42.0', '56.7']),
-        ('second_longer: searched CRF', ['6', '6', '', '', '41.0', '46.7', '43.0', '56.7']),
-        ('second_longer: searched CRF, three scales and mirrored', ['6', '6', '', '', '41.0', '46.7', '44.0', '56.7'])]
+        ('second_on_all', ['6', '6', '1.2', '', '41.0', '46.7', '42.0', '56.7']),
+        ('second_on_all: searched CRF', ['6', '6', '', '', '41.0', '46.7', '43.0', '56.7']),
+        ('second_on_all: searched CRF, three scales and mirrored', ['6', '6', '', '', '41.0', '46.7', '44.0', '56.7'])]
     assert rows[6][1].endswith('second/crf_search/crf.json --scales 0.75,1,1.25 --flip`')
-    assert rows[7] == ['second_longer', 'IoU', 'IoU with CRF'] and rows[10] == ['bicycle', '50.0', '80.0']
+    assert rows[7] == ['second_on_all', 'IoU', 'IoU with CRF'] and rows[10] == ['bicycle', '50.0', '80.0']
     assert '**second**' in page and np.prod(Image.open(tmp_path / 'results' / 'drawn.png').size) > 10 ** 5
     programs = [os.path.basename(call[1]) for call in calls]
     assert collections.Counter(programs) == {'convert_fcn_dataset.py': 2, 'train.py': 3, 'search_crf.py': 1,
