@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import train
-import utils
 import vgg
 from benchmarks import earlier_training
 from benchmarks.measure import as_arguments, time_calls
@@ -44,11 +43,31 @@ def reading(record, batch_size, crop_size, num_batches, complete):
 
 def prediction(checkpoint, height, width, images):
     """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
-    utils.import_tensorflow(frozen_weights=True)
+    os.environ.setdefault('TF_ONEDNN_ASSUME_FROZEN_WEIGHTS', '1')  # see utils.import_tensorflow
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
         loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         return time_calls(lambda: predictor.predict_image(session, loaded, image), images)
+
+
+def product(size):
+    """Contender: float32 products of two matrices [size, size]; the items are 10^9 operations."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        factor = tf.get_variable('factor', [size, size])
+        multiply = tf.matmul(factor, factor).op
+        session.run(factor.initializer)
+        return time_calls(lambda: session.run(multiply), 10, 2 * size ** 3 / 1e9)
+
+
+def count_operations(height, width, fc_channels):
+    """Operations of one prediction, float in 10^9: multiplications and additions of the 3x3 convolutions, fc6 and fc7.
+    Another one percent is in what is left out. A training step takes three times as many: two more for gradients."""
+    cells, depth, products = -(-height // 32) * -(-width // 32) * 32 ** 2, 3, 0
+    for _, repeats, channels in vgg.BLOCKS:
+        for _ in range(repeats):
+            products, depth = products + cells * 9 * depth * channels, channels
+        cells //= 4
+    return 2 * (products + cells * (49 * depth * fc_channels + fc_channels ** 2)) / 1e9
 
 
 def write_checkpoint(path, fc_channels):

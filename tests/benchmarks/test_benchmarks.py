@@ -320,3 +320,10 @@ def test_a_row_that_fails_does_not_end_the_others(shared, tmp_path, monkeypatch)
     with pytest.raises(utils.UserError, match='^1 of 2 rows failed: first: no opponent$'):
         program.measure_rows(['first', 'second'], shared, str(tmp_path / 'page.md'))
     assert '| second | seconds | 5.00 |' in (tmp_path / 'page.md').read_text()
+
+
+def test_operations_of_the_published_network():
+    """VGG16's 3x3 convolutions have 15.35 * 10^9 multiplications at 224 x 224 pixels, fc6 and fc7 in each of the 7 x 7
+    cells one for each weight."""
+    weights = 7 * 7 * 512 * 4096 + 4096 * 4096
+    assert ours.count_operations(224, 200, 4096) == pytest.approx(2 * (15.35 + 49 * weights / 1e9), rel=1e-3)
