@@ -104,17 +104,18 @@ def predict(inputs):
 def limit(inputs):
     """The rate of a product of two float32 matrices [2048, 2048] in TensorFlow, and what the network reaches of it in
     prediction and in a training step at batch 4. Counted are the operations of convolutions, fc6 and fc7."""
-    from benchmarks import ours
-    (height, width), crop, fc_channels = inputs.photo_size, inputs.crop_size, inputs.fc_channels
+    (height, width), crop_size, fc_channels = inputs.photo_size, inputs.crop_size, inputs.fc_channels
+    predicting = {'checkpoint': inputs.checkpoint, 'height': height, 'width': width, 'images': 4}
+    training = {'records': inputs.records, 'output_dir': inputs.path('run'), 'steps': 3, 'batch_size': 4,
+                'crop_size': crop_size, 'fc_channels': fc_channels}
     found = inputs.take_turns([
         call('product', 'ours.product', size=2048),
-        call('prediction', 'ours.prediction', checkpoint=inputs.checkpoint, height=height, width=width, images=4),
-        call('training', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), steps=3, batch_size=4,
-             crop_size=crop, fc_channels=fc_channels)], 3)
-    operations = {'prediction': ours.count_operations(height, width, fc_channels),
-                  'training': 3 * ours.count_operations(crop, crop, fc_channels)}
-    return [compare(f'10^9 operations/s, {name}', [rate * each for rate in rates(found[name])], 'matrix product',
-                    rates(found['product'])) for name, each in operations.items()]
+        call('prediction', 'ours.in_operations', contender='prediction', settings=predicting, size=[height, width],
+             fc_channels=fc_channels),
+        call('training', 'ours.in_operations', contender='training', settings=training, size=[crop_size, crop_size],
+             fc_channels=fc_channels, passes=3)], 3)
+    return [compare(f'10^9 operations/s, {name}', rates(found[name]), 'matrix product', rates(found['product']))
+            for name in ('prediction', 'training')]
 
 
 def start(inputs):
