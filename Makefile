@@ -40,11 +40,11 @@ install: .venv/installed
 
 check: install
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test: install
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 
 $(TRUNK).index: | install
 	$(BIN)/python tools/convert_vgg_weights.py --source imagenet --output $(TRUNK)

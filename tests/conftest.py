@@ -32,7 +32,23 @@ CAMVID = classes.make_class_set(('sky', 'building', 'pole', 'road', 'pavement', 
 SIZES = ((70, 50), (64, 64), (40, 90), (33, 47), (100, 60))  # height, width
 
 
+FULL_BLOCKS = vgg.BLOCKS
 SMALL_BLOCKS = tuple((block, 1, channels // 16) for block, _, channels in vgg.BLOCKS)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def small_network():
+    """VGG16 has 5 of its 13 convolutions, with a sixteenth of the channels: a step takes 10 ms, a checkpoint 2 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vgg, 'BLOCKS', SMALL_BLOCKS)
+        yield
+
+
+@pytest.fixture
+def full_network(monkeypatch):
+    """VGG16 is complete, for tests of the network itself."""
+    monkeypatch.setattr(vgg, 'BLOCKS', FULL_BLOCKS)
+
 
 # ------------------------------------------------------------------------------------------- full disks
 
@@ -162,13 +178,8 @@ def read_log(folder, name='log.csv'):
 
 @contextlib.contextmanager
 def smaller():
-    """Makes runs in this process quick, for tests of what is around the network.
-
-    VGG16 has 5 of its 13 convolutions, with a sixteenth of the channels: a step takes 10 ms, a checkpoint 2 MB. A
-    thread draws the pictures, not a process. There is no results page.
-    """
+    """Makes runs in this process quick: a thread draws the pictures, not a process, and there is no results page."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vgg, 'BLOCKS', SMALL_BLOCKS)
         patch.setattr(crf, 'start_processes', ThreadPoolExecutor)
         patch.setattr(page, 'write_page', no_page)
         patch.setattr(train, 'write_page', no_page)
@@ -185,23 +196,14 @@ def small_runs():
         yield
 
 
-def train_a_little(record, folder):
-    train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 1,
-                         '--summary_steps', 3))
-    return folder
-
-
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, record):
-    """The run folder of a narrow network after 3 steps; tests must not write to it."""
-    return train_a_little(record, tmp_path_factory.mktemp('runs') / 'trained')
-
-
-@pytest.fixture(scope='session')
-def trained_small(tmp_path_factory, record):
-    """As `trained`, for tests that use small_runs."""
-    with smaller(), tf.Graph().as_default():
-        return train_a_little(record, tmp_path_factory.mktemp('runs') / 'trained_small')
+    """The run folder of a small network after 3 steps; tests must not write to it."""
+    folder = tmp_path_factory.mktemp('runs') / 'trained'
+    with tf.Graph().as_default():
+        train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 1,
+                             '--summary_steps', 3))
+    return folder
 
 
 @pytest.fixture(scope='session')

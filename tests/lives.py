@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PATIENCE = 600  # seconds until a test fails because nothing happens: a busy machine may be 20 times as slow
 
 # ------------------------------------------------------------------------------------------- the server
 
@@ -142,9 +143,9 @@ class Life:
         train_dir = os.path.join(self.folder, 'train')
         return os.path.isdir(train_dir) and any('.tempstate' in name for name in os.listdir(train_dir))
 
-    def until(self, condition, seconds=60):
+    def until(self, condition):
         """Waits until a condition holds. Returns whether it did before the run ended."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             if self.code is not None:
                 return False

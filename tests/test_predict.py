@@ -45,11 +45,11 @@ def write_odd_photos(folder, photo):
 def wild(trained, tmp_path_factory):
     """A checkpoint of the narrow network with random skips: it finds many classes, with many borders."""
     path = str(tmp_path_factory.mktemp('wild') / 'wild.ckpt')
-    random = np.random.RandomState(0)
+    random = np.random.RandomState(3)
     with tf.Graph().as_default(), tf.Session() as session:
         load_network(session, find_checkpoint(str(trained / 'train')))
         kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
-        session.run(kernel.assign(random.normal(0, 0.1, kernel.shape.as_list())))
+        session.run(kernel.assign(random.normal(0, 0.03, kernel.shape.as_list())))
         tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
     return path
 
@@ -271,6 +271,7 @@ def test_the_export_gives_the_classes_of_predict_py(wild, network, tmp_path):
     assert len(np.unique(results['100x70']['classes'])) > 3
 
 
+@pytest.mark.slow
 def test_the_export_is_a_version_folder_of_weights_only(trained, tmp_path, capsys):
     """Twice: a server keeps serving version 1 until 2 is there."""
     (tmp_path / '3').mkdir()
@@ -287,6 +288,7 @@ def test_the_export_is_a_version_folder_of_weights_only(trained, tmp_path, capsy
     assert any('Adam' in name for name, _ in tf.train.list_variables(str(trained / 'train')))
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
     def fail(self):
         raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device\nmore')

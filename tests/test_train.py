@@ -52,7 +52,7 @@ def test_logits_have_the_images_size(small_runs):
         assert session.run(logits, {image: np.zeros((3, 20, 40, 3), np.uint8)}).shape == (3, 20, 40, 21)
 
 
-def test_new_variables_live_under_fc8_and_start_as_they_should():
+def test_new_variables_live_under_fc8_and_start_as_they_should(full_network):
     train.fcn(tf.zeros([1, 32, 32, 3]), Network(fc_channels=8))
     train.fcn(tf.zeros([1, 64, 64, 3]), Network(fc_channels=8))  # built again, it shares its variables
     new = {v.op.name: v for v in tf.global_variables() if 'fc8' in v.op.name}
@@ -258,20 +258,20 @@ def test_loss_of_a_batch_that_is_all_void_is_zero():
 # ------------------------------------------------------------------------------------------- a run
 
 
-def test_a_run_leaves_checkpoints_settings_and_a_log(trained_small):
-    files = os.listdir(trained_small / 'train')
+def test_a_run_leaves_checkpoints_settings_and_a_log(trained):
+    files = os.listdir(trained / 'train')
     assert {'model.ckpt-2.index', 'model.ckpt-3.index', 'checkpoint', 'settings.json', 'log.csv'} <= set(files)
-    settings = json.loads((trained_small / 'train' / 'settings.json').read_text())
+    settings = json.loads((trained / 'train' / 'settings.json').read_text())
     assert settings['batch_size'] == 2 and settings['learning_rate'] == 1e-4 and settings['seed'] == 0
     assert settings['recipe'] == 'default' and settings['augment'] == ['flip'] and settings['momentum'] == 0.9
-    rows = read_log(trained_small)
+    rows = read_log(trained)
     assert [int(row['step']) for row in rows] == [1, 2, 3]
     assert float(rows[0]['loss_per_pixel']) == pytest.approx(np.log(21), rel=1e-4)  # all scores start at zero
     assert all(float(row['images_per_second']) > 0 for row in rows)
 
 
-def test_validation_pictures_are_at_true_size(trained_small, pairs):
-    folder = trained_small / 'eval'
+def test_validation_pictures_are_at_true_size(trained, pairs):
+    folder = trained / 'eval'
     assert sorted(os.listdir(folder)) == sorted(
         [f'val_2_{name}.jpg' for name in NAMES]
         + [f'val_2_{name}.png' for name in ('annotation', 'prediction', 'prediction_crfed')])
@@ -284,8 +284,8 @@ def test_validation_pictures_are_at_true_size(trained_small, pairs):
     assert np.abs(np.array(Image.open(folder / 'val_2_img.jpg')).astype(int) - image).mean() < 4
 
 
-def test_tensorboard_gets_scalars_histograms_and_pictures(trained_small):
-    found = {(step, value.tag) for step, value in events(trained_small)}
+def test_tensorboard_gets_scalars_histograms_and_pictures(trained):
+    found = {(step, value.tag) for step, value in events(trained)}
     assert {(step, tag) for step in (1, 2, 3) for tag in ('loss', 'loss_per_pixel', 'learning_rate')} <= found
     assert (3, 'vgg_16/conv1/conv1_1/weights/gradient') in found and (3, 'vgg_16/fc8/t_conv_x8/gradient') in found
     assert not any(step != 3 for step, tag in found if tag.endswith('/gradient'))
@@ -293,14 +293,14 @@ def test_tensorboard_gets_scalars_histograms_and_pictures(trained_small):
 
 
 @pytest.mark.slow
-def test_the_first_step_of_adam_and_weight_decay(small_runs, trained_small, record, tmp_path):
+def test_the_first_step_of_adam_and_weight_decay(small_runs, trained, record, tmp_path):
     """Adam's first step is learning_rate * sign(gradient); fc8's biases start at zero, and all have a gradient.
 
     A pixel's gradient cannot reach fc7 in the first step, because fc8 is zero; what moves fc7 is the decay.
     """
     train.main(short_run(record, tmp_path, '--max_steps', 1, '--weight_decay', 0.1))
     plain, decayed = (tf.train.load_checkpoint(str(run / 'train' / 'model.ckpt-1'))
-                      for run in (trained_small, tmp_path))
+                      for run in (trained, tmp_path))
     np.testing.assert_allclose(np.abs(plain.get_tensor('vgg_16/fc8/biases')), 1e-4, rtol=1e-3)
     plain, decayed = (reader.get_tensor('vgg_16/fc7/weights') for reader in (plain, decayed))
     np.testing.assert_allclose(plain - decayed, 1e-4 * np.sign(plain), atol=1e-6)
@@ -442,8 +442,8 @@ def test_a_resumed_run_goes_on_with_its_scores(small_runs, evaluated, record, tm
     assert find_checkpoint(str(folder / 'best')).endswith(f'model.ckpt-{find_highest(resumed)["step"]}')
 
 
-def test_without_eval_steps_nothing_is_scored(trained_small):
-    assert not os.path.exists(trained_small / 'best') and not os.path.exists(trained_small / 'train' / 'eval.csv')
+def test_without_eval_steps_nothing_is_scored(trained):
+    assert not os.path.exists(trained / 'best') and not os.path.exists(trained / 'train' / 'eval.csv')
 
 
 @pytest.mark.slow

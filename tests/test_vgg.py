@@ -5,6 +5,8 @@ import tf_slim as slim
 
 import vgg
 
+pytestmark = pytest.mark.usefixtures('full_network')
+
 # The variables of the published vgg_16.ckpt, as its own listing shows them.
 CONVOLUTIONS = {'conv1/conv1_1': (3, 64), 'conv1/conv1_2': (64, 64), 'conv2/conv2_1': (64, 128),
                 'conv2/conv2_2': (128, 128), 'conv3/conv3_1': (128, 256), 'conv3/conv3_2': (256, 256),

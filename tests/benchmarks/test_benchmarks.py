@@ -179,7 +179,7 @@ def load_weights(network, variables):
 
 
 @needs_torch
-def test_pytorch_gives_the_logits_and_the_loss_of_our_network():
+def test_pytorch_gives_the_logits_and_the_loss_of_our_network(full_network):
     import torch
 
     from benchmarks import pytorch_fcn

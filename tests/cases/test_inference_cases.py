@@ -187,7 +187,8 @@ def refine_with_all_labels(image, probabilities, parameters):
 
 @pytest.mark.parametrize('contrast, number_of_classes', [(0.1, 150), (0.3, 150), (0.6, 150), (1, 150), (2, 150),
                                                          (0.3, 254), (1, 60)])
-@pytest.mark.parametrize('parameters', [crf.DEFAULTS, search_crf.DEEPLABS], ids=['ours', 'DeepLab'])
+@pytest.mark.parametrize('parameters', [pytest.param(crf.DEFAULTS, id='ours'), pytest.param(
+    search_crf.DEEPLABS, id='DeepLab', marks=pytest.mark.slow)])
 def test_p4_undecided_maps_of_many_classes(contrast, number_of_classes, parameters):
     image, probabilities = smooth_map(contrast, number_of_classes)
     refined = crf.refine(image, probabilities, parameters)

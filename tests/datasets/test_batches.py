@@ -51,7 +51,7 @@ def test_a_label_that_is_not_a_class_ends_reading(tmp_path, value):
         run_batches(path, 1, num_examples=1, crop_size=100)
 
 
-@pytest.mark.parametrize('value, number_of_classes', [(11, 12), (253, 254)])
+@pytest.mark.parametrize('value, number_of_classes', [(11, 12), pytest.param(253, 254, marks=pytest.mark.slow)])
 def test_labels_of_other_class_sets(tmp_path, value, number_of_classes):
     label = np.full((32, 32), value, np.uint8)
     record = write_record(tmp_path / 'own.record', [(np.zeros((32, 32, 3), np.uint8), label)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lives import PATIENCE
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
@@ -186,8 +187,7 @@ def test_processes_end_with_a_killed_parent():
                '    print(pool.submit(os.getpid).result(), flush=True)\n'
                '    os.kill(os.getpid(), signal.SIGKILL)\n')
     # The worker inherits stdout: the pipe's end says that both are gone.
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE,
-                          timeout=60)
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import draw_photo, short_run
-from lives import ROOT
+from lives import PATIENCE, ROOT
 from PIL import Image
 from tensorflow.python.eager.context import PhysicalDevice
 
@@ -81,9 +81,9 @@ def test_g1_a_gpu_that_the_driver_does_not_know(fake_gpus, monkeypatch):
     assert devices.describe().endswith('computes on 1 of 1 GPUs, of unknown model')
 
 
-def run_program(name, record, trained_small, tmp_path, *more):
+def run_program(name, record, trained, tmp_path, *more):
     """One of the programs in this process."""
-    checkpoint = str(trained_small / 'train')
+    checkpoint = str(trained / 'train')
     if name == 'train':
         train.main(short_run(record, tmp_path / 'run', '--max_steps', 1, *more))
     elif name == 'evaluate':
@@ -98,16 +98,16 @@ programs = pytest.mark.parametrize('name', ['train', 'evaluate', 'predict'])
 
 
 @programs
-def test_g1_the_first_lines_name_devices_weights_and_classes(small_runs, trained_small, record, tmp_path, capsys, name):
-    run_program(name, record, trained_small, tmp_path)
+def test_g1_the_first_lines_name_devices_weights_and_classes(small_runs, trained, record, tmp_path, capsys, name):
+    run_program(name, record, trained, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f'TensorFlow {tf.__version__} computes on the CPU, ')
     classes = 'classes: 21 (background, aeroplane, bicycle, ..., tvmonitor), from '
     if name == 'train':
         assert lines[1] == f'{classes}VOC, because {record}.json is missing; --classes FILE names others'
     else:
-        assert lines[1] == f'weights: {trained_small}/train/model.ckpt-3'
-        assert lines[2] == f'{classes}{trained_small}/train/settings.json'
+        assert lines[1] == f'weights: {trained}/train/model.ckpt-3'
+        assert lines[2] == f'{classes}{trained}/train/settings.json'
 
 
 # ------------------------------------------------------------------------------------------- G2: one GPU by default
@@ -115,10 +115,10 @@ def test_g1_the_first_lines_name_devices_weights_and_classes(small_runs, trained
 
 @pytest.mark.slow
 @programs
-def test_g2_one_of_eight_gpus_computes(small_runs, trained_small, record, tmp_path, capsys, fake_gpus, name):
+def test_g2_one_of_eight_gpus_computes(small_runs, trained, record, tmp_path, capsys, fake_gpus, name):
     """Two crops a step would not divide by 8."""
     fake_gpus(8)
-    run_program(name, record, trained_small, tmp_path)
+    run_program(name, record, trained, tmp_path)
     assert capsys.readouterr().out.splitlines()[0] == (
         f'TensorFlow {tf.__version__} computes on 1 of 8 GPUs, NVIDIA H100; the others stay free (train.py --num_gpus '
         'uses more)')
@@ -139,6 +139,7 @@ def test_g2_two_gpus_and_a_batch_of_one(small_runs, record, tmp_path, fake_gpus)
     train.main(short_run(record, tmp_path, '--max_steps', 1, '--batch_size', 1))
 
 
+@pytest.mark.slow
 def test_g2_two_gpus_on_demand(small_runs, record, tmp_path, fake_gpus, capsys):
     fake_gpus(2)
     train.main(short_run(record, tmp_path, '--max_steps', 1, '--num_gpus', 2))
@@ -207,22 +208,22 @@ def test_g3_each_failure_has_a_line_of_its_own(monkeypatch, kind, message, expec
 
 @pytest.mark.parametrize('name', ['evaluate', 'predict'])
 @pytest.mark.parametrize('kind, message, expected', FAILURES[8:9] + FAILURES[13:14] + FAILURES[16:17])
-def test_g3_evaluate_and_predict_end_alike(small_runs, trained_small, record, tmp_path, monkeypatch, name, kind,
+def test_g3_evaluate_and_predict_end_alike(small_runs, trained, record, tmp_path, monkeypatch, name, kind,
                                            message, expected):
     def fail(*_):
         raise kind(None, None, message)
 
     monkeypatch.setattr(evaluate.averaging, 'average_probabilities', fail)
     with pytest.raises(UserError, match=expected):
-        run_program(name, record, trained_small, tmp_path)
+        run_program(name, record, trained, tmp_path)
 
 
-def test_g3_cudnn_without_memory_is_a_photo_too_large(small_runs, trained_small, tmp_path, monkeypatch, capsys):
+def test_g3_cudnn_without_memory_is_a_photo_too_large(small_runs, trained, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise tf.errors.NotFoundError(None, None, 'No algorithm worked!')
 
     monkeypatch.setattr(predict, 'predict', fail)
-    run_program('predict', None, trained_small, tmp_path)
+    run_program('predict', None, trained, tmp_path)
     assert 'a.png: out of memory; lower --max_side' in capsys.readouterr().err
 
 
@@ -242,13 +243,13 @@ def test_g3_the_record_is_blamed_for_its_own_faults_only(record):
                 run_input(opened, damaged.next_example, record)
 
 
-def test_g3_weights_are_not_called_damaged_when_the_gpu_fails(small_runs, trained_small, monkeypatch):
+def test_g3_weights_are_not_called_damaged_when_the_gpu_fails(small_runs, trained, monkeypatch):
     def fail(*_):
         raise tf.errors.InternalError(None, None, 'CUDA driver version is insufficient for CUDA runtime version')
 
     monkeypatch.setattr(tf.train.Saver, 'restore', fail)
     with pytest.raises(tf.errors.InternalError):
-        weights.restore(None, str(trained_small / 'train/model.ckpt-3'), [tf.get_variable('vgg_16/fc8/biases', [21])])
+        weights.restore(None, str(trained / 'train/model.ckpt-3'), [tf.get_variable('vgg_16/fc8/biases', [21])])
 
 
 # ------------------------------------------------------------------------------------------- G5: TF32
@@ -264,9 +265,9 @@ def with_tf32():
         tf.config.experimental.enable_tensor_float_32_execution(True)
 
 
-def test_g5_evaluate_computes_without_tf32(small_runs, trained_small, record, tmp_path):
+def test_g5_evaluate_computes_without_tf32(small_runs, trained, record, tmp_path):
     with with_tf32() as enabled:
-        run_program('evaluate', record, trained_small, tmp_path)
+        run_program('evaluate', record, trained, tmp_path)
         assert not enabled()
 
 
@@ -288,7 +289,7 @@ def test_g6_the_help_says_where_determinism_was_tested(capsys):
 
 
 def run_python(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from train import Network
 from utils import UserError
 
 
-def test_score_record_against_the_definition(small_runs, trained_small, record, pairs):
-    checkpoint = find_checkpoint(str(trained_small))
+def test_score_record_against_the_definition(small_runs, trained, record, pairs):
+    checkpoint = find_checkpoint(str(trained))
     with tf.Session() as session:
         predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         reader = build_reader(record, 5)

@@ -33,10 +33,10 @@ def test_what_is_not_a_checkpoint(tmp_path):
         weights.find_checkpoint(str(tmp_path / 'text.ckpt'))
 
 
-def test_the_run_folder_stands_for_its_checkpoint(trained_small):
-    newest = str(trained_small / 'train' / 'model.ckpt-3')
-    assert weights.find_checkpoint(str(trained_small)) == newest
-    assert weights.find_checkpoint(str(trained_small / 'train')) == newest
+def test_the_run_folder_stands_for_its_checkpoint(trained):
+    newest = str(trained / 'train' / 'model.ckpt-3')
+    assert weights.find_checkpoint(str(trained)) == newest
+    assert weights.find_checkpoint(str(trained / 'train')) == newest
     assert weights.find_checkpoint(newest) == newest
 
 

@@ -38,6 +38,8 @@ from vgg_files import (
 import utils
 from tools import convert_vgg_weights
 
+pytestmark = pytest.mark.usefixtures('full_network')
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # The variables of http://download.tensorflow.org/models/vgg_16_2016_08_28.tar.gz, without mean_rgb and global_step.

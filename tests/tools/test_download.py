@@ -492,6 +492,7 @@ def test_another_file_than_berkeleys(server, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- the whole way
 
 
+@pytest.mark.slow
 def test_from_the_address_to_a_trained_network(narrow, server, tmp_path, monkeypatch):
     """What `make voc` does, on files of the published form."""
     put(server, monkeypatch, 'VOC', make_tar(voc_members()))

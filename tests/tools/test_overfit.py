@@ -9,6 +9,7 @@ from report import page
 from tools import overfit
 
 
+@pytest.mark.slow
 def test_overfit_scores_what_it_trains_on(record, tmp_path, capsys):
     overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
                   '--eval_steps', '2', '--crop_size', '32', '--fc_channels', '8'])

@@ -1,8 +1,10 @@
+import contextlib
+import io
 import json
 import math
 import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -159,9 +161,14 @@ def searched(trained, held_out, tmp_path_factory):
     """A folder that the script wrote; as a script, whose processes must not run it again."""
     folder = tmp_path_factory.mktemp('searched')
     script = os.path.join(os.path.dirname(train.__file__), 'tools', 'search_crf.py')
-    done = subprocess.run([sys.executable, script, *flags(trained, held_out, folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert 'mean IoU: without CRF 0.' in done.stdout and "DeepLab's 0." in done.stdout and 'warning' not in done.stderr
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [script, *flags(trained, held_out, folder)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name='__main__')
+    assert not ended.value.code, errors.getvalue()
+    assert 'mean IoU: without CRF 0.' in printed.getvalue() and "DeepLab's 0." in printed.getvalue()
+    assert 'warning' not in errors.getvalue()
     return folder
 
 

@@ -197,8 +197,9 @@ def test_t5_more_steps_under_poly_move_the_rate(tmp_path, capsys):
     assert capsys.readouterr().out == 'changed max_steps: 1500 -> 3000 (moves the learning rate)\n'
 
 
-def test_t5_another_loss_is_another_run(small_runs, record, trained_small, tmp_path, capsys):
-    folder = copy_run(trained_small, tmp_path / 'run')
+@pytest.mark.slow
+def test_t5_another_loss_is_another_run(small_runs, record, trained, tmp_path, capsys):
+    folder = copy_run(trained, tmp_path / 'run')
     with pytest.raises(UserError, match='its run has loss rows, now it is mean; give the same flags, or start anew'):
         train.main(short_run(record, folder, '--max_steps', 4, '--loss', 'mean'))
     capsys.readouterr()
@@ -217,11 +218,11 @@ def copy_run(source, target):
 
 
 @pytest.mark.slow
-def test_t6_skip_scales_are_used_on_a_run(small_runs, record, trained_small, tmp_path):
+def test_t6_skip_scales_are_used_on_a_run(small_runs, record, trained, tmp_path):
     """The kernels are scaled the other way: scores stay what they were."""
-    train.main(short_run(record, tmp_path, '--max_steps', 1, '--checkpoint_path', trained_small, '--recipe', 'paper',
+    train.main(short_run(record, tmp_path, '--max_steps', 1, '--checkpoint_path', trained, '--recipe', 'paper',
                          '--learning_rate', 0, '--upsampling', 'learned'))
-    before, after = (tf.train.load_checkpoint(find_checkpoint(str(folder))) for folder in (trained_small, tmp_path))
+    before, after = (tf.train.load_checkpoint(find_checkpoint(str(folder))) for folder in (trained, tmp_path))
     for pool, scale in (('pool4', 1e-2), ('pool3', 1e-4)):
         assert after.get_tensor(f'vgg_16/fc8/scale_{pool}') == np.float32(scale)
         kernel = before.get_tensor(f'vgg_16/fc8/conv_{pool}/weights')
@@ -246,17 +247,17 @@ def test_t7_a_folder_that_is_a_pattern_is_refused_before_the_first_step(small_ru
     (train.main, ['--dataset_train', 'RECORD', '--dataset_val', 'RECORD', '--output_dir', 'OUT']),
     (evaluate.main, ['--dataset', 'RECORD', '--output_dir', 'OUT']),
     (predict.main, ['--images', 'OUT', '--output_dir', 'OUT']), (search_crf.main, ['--dataset', 'RECORD'])])
-def test_t7_a_checkpoint_that_is_a_pattern_is_refused(record, trained_small, tmp_path, main, flags, name):
-    folder = copy_run(trained_small, tmp_path / name)
+def test_t7_a_checkpoint_that_is_a_pattern_is_refused(record, trained, tmp_path, main, flags, name):
+    folder = copy_run(trained, tmp_path / name)
     flags = [{'RECORD': record, 'OUT': str(tmp_path / 'out')}.get(flag, flag) for flag in flags]
     for path in (folder, folder / 'train' / 'model.ckpt-3'):
         with pytest.raises(UserError, match='takes .* in a path for a pattern; rename it'):
             main([*flags, '--checkpoint_path', str(path)])
 
 
-def test_t7_an_export_that_is_a_pattern_is_refused(small_runs, trained_small, tmp_path):
+def test_t7_an_export_that_is_a_pattern_is_refused(small_runs, trained, tmp_path):
     with pytest.raises(UserError, match='in a path for a pattern'):
-        predict.main(['--checkpoint_path', str(trained_small), '--export', str(tmp_path / 'net[1]')])
+        predict.main(['--checkpoint_path', str(trained), '--export', str(tmp_path / 'net[1]')])
     assert not list(tmp_path.iterdir())
 
 

@@ -52,7 +52,7 @@ def restore_into_fcn(path, fc_channels=8):
 
 @pytest.mark.parametrize('version', [tf.train.SaverDef.V1,  # as the published file
                                      pytest.param(tf.train.SaverDef.V2, marks=pytest.mark.slow)])
-def test_a_slim_checkpoint_restores_by_name_up_to_fc7(tmp_path, version):
+def test_a_slim_checkpoint_restores_by_name_up_to_fc7(full_network, tmp_path, version):
     written = write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', version=version)
     assert find_checkpoint(str(tmp_path / 'vgg_16.ckpt'))
     restored, step = restore_into_fcn(tmp_path / 'vgg_16.ckpt')
@@ -65,7 +65,7 @@ def test_a_slim_checkpoint_restores_by_name_up_to_fc7(tmp_path, version):
 
 
 @pytest.mark.slow
-def test_a_slim_checkpoint_of_the_published_size_restores(tmp_path):
+def test_a_slim_checkpoint_of_the_published_size_restores(full_network, tmp_path):
     write_slim_checkpoint(tmp_path / 'vgg_16.ckpt', fc_channels=4096, fill=0.25)
     assert read_shapes(str(tmp_path / 'vgg_16.ckpt'))['vgg_16/fc8/weights'] == [1, 1, 4096, 1000]
     restored, _ = restore_into_fcn(tmp_path / 'vgg_16.ckpt', fc_channels=4096)
@@ -222,8 +222,8 @@ def test_kernels_of_a_run_make_up_for_other_scales(small_runs, tmp_path):
     np.testing.assert_allclose(after[kernel], before[kernel] / 100, rtol=1e-6)
 
 
-def test_other_classes_start_anew_on_the_trunk_of_a_run(small_runs, trained_small, capsys):
-    checkpoint = find_checkpoint(str(trained_small))
+def test_other_classes_start_anew_on_the_trunk_of_a_run(small_runs, trained, capsys):
+    checkpoint = find_checkpoint(str(trained))
     own = classes.make_class_set([f'thing {number}' for number in range(21)])
     _, variables = run_network(Network(fc_channels=8), start_from(checkpoint, own))
     assert 'its run has other classes: their scores start anew' in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Several machines train as one: here several processes on this one."""
 import csv
-import ctypes
 import json
 import math
 import os
@@ -13,6 +12,7 @@ import time
 
 import pytest
 import tensorflow.compat.v1 as tf
+from lives import PATIENCE, ROOT, end_with_parent
 
 import train
 import utils
@@ -22,7 +22,6 @@ from inference.weights import network_variables
 from training import checkpoints, cluster, towers
 from utils import UserError
 
-ROOT = os.path.dirname(train.__file__)
 NARROW = tuple((name, repeats, channels // 8) for name, repeats, channels in vgg.BLOCKS)
 
 
@@ -157,16 +156,16 @@ class Processes:
         process.kill()
         process.wait()
 
-    def wait(self, job, seconds=120):
+    def wait(self, job):
         """The exit code of a process that ends by itself."""
         try:
-            return self.running[job].wait(seconds)
+            return self.running[job].wait(PATIENCE)
         except subprocess.TimeoutExpired:
             pytest.fail(f'{job} does not end: {self.text(job)[-3000:]}')
 
-    def wait_for_step(self, step, seconds=120):
+    def wait_for_step(self, step):
         """Waits until log.csv of the run in `folder` has a step of at least that number."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while not any(number >= step for number in read_column(self.folder, 'step')):
             assert self.running['chief'].poll() is None and time.monotonic() < deadline, self.text('chief')[-3000:]
             time.sleep(0.1)
@@ -177,11 +176,6 @@ class Processes:
     def last_error(self, job):
         """The line in which a program names its error; TensorFlow may print more after it."""
         return [line for line in self.text(job).splitlines() if ': error: ' in line][-1]
-
-
-def end_with_parent():
-    """Has the system kill this process when its parent dies: Linux's PR_SET_PDEATHSIG, which is 1."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def read_column(folder, column, name='log.csv'):
@@ -263,7 +257,7 @@ def test_a_chief_that_is_stopped_keeps_its_step_and_ends_all(tmp_path, record):
         processes.start('worker', 'chief')
         processes.wait_for_step(3)
         processes.running['chief'].terminate()
-        assert [processes.wait(job, 60) for job in ('chief', 'worker')] == [143, 1]
+        assert [processes.wait(job) for job in ('chief', 'worker')] == [143, 1]
     assert 'the chief has ended the run: stopped by SIGTERM after step ' in processes.last_error('worker')
     step, = checkpoints.list_steps(tmp_path / 'train')
     assert step == max(read_column(tmp_path, 'step'))

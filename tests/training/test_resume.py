@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import mount_disk, read_log, short_run
-from lives import ROOT, Life, spoiling
+from lives import PATIENCE, ROOT, Life, spoiling
 
 import train
 from datasets import classes
@@ -166,7 +166,7 @@ def test_a_signal_keeps_the_step_and_ends_with_its_code(server, record, tmp_path
     assert sorted(row['step'] for row in read_log(tmp_path / 'run')) == ['1', '4']
     assert os.path.exists(tmp_path / 'run' / 'eval' / 'val_4_overlay.jpg')
     stopped_in_evaluation = not os.path.exists(tmp_path / 'run' / 'train' / 'eval.csv')
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while list_living(life.process):
         assert time.monotonic() < deadline, list_living(life.process)
         time.sleep(0.01)
@@ -205,9 +205,9 @@ def test_ctrl_c_before_the_program_has_begun_leaves_no_traceback(tmp_path):
 
 
 @pytest.fixture
-def run(trained_small, tmp_path):
-    """A copy of the run `trained_small`: as if it had been moved there."""
-    return shutil.copytree(trained_small, tmp_path / 'run')
+def run(trained, tmp_path):
+    """A copy of the run `trained`: as if it had been moved there."""
+    return shutil.copytree(trained, tmp_path / 'run')
 
 
 def test_a_run_goes_on_after_its_checkpoint_up_to_max_steps_in_all(small_runs, run, record, capsys):
@@ -286,6 +286,7 @@ def test_a_resumed_run_keeps_its_classes(run, record, tmp_path):
 # ------------------------------------------------------------------------------------------- not finite
 
 
+@pytest.mark.slow
 def test_the_examples_of_a_loss_that_is_not_finite_are_named(small_runs, record, tmp_path):
     """And neither the record nor the histograms are blamed."""
     with pytest.raises(UserError, match='not finite at step [2-9].*--learning_rate') as raised:
@@ -303,9 +304,9 @@ def test_the_examples_of_a_loss_that_is_not_finite_are_named(small_runs, record,
     assert not checkpoints.list_steps(str(tmp_path / 'train'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, flags', [
-    ('vgg_16/fc8/conv_pool3/biases', ['--eval_steps', 4]),
-    pytest.param('vgg_16/fc7/biases/Adam_1', [], marks=pytest.mark.slow)])
+    ('vgg_16/fc8/conv_pool3/biases', ['--eval_steps', 4]), ('vgg_16/fc7/biases/Adam_1', [])])
 def test_weights_that_are_not_finite_are_never_kept(small_runs, record, tmp_path, monkeypatch, name, flags):
     monkeypatch.setattr(train, 'run_step', spoiling(train.run_step, 4, name, np.inf))
     with pytest.raises(UserError, match='not finite at step 4, by an update after step 2 ') as raised:

@@ -49,18 +49,18 @@ def test_xla_does_not_drop_the_check(server, record, tmp_path):
     assert life.printed().splitlines()[-1].startswith('train.py: error: the weights are not finite at step 1, ')
 
 
-def test_mixed_precision_scales_the_loss_and_trains(small_runs, trained_small, record, tmp_path, capsys):
+def test_mixed_precision_scales_the_loss_and_trains(small_runs, trained, record, tmp_path, capsys):
     train.main(short_run(record, tmp_path, '--log_steps', 1, '--max_steps', 3, '--mixed_precision'))
     assert '\n--mixed_precision: ' in capsys.readouterr().out
-    mixed, plain = ([float(row['loss']) for row in read_log(folder)] for folder in (tmp_path, trained_small))
+    mixed, plain = ([float(row['loss']) for row in read_log(folder)] for folder in (tmp_path, trained))
     assert mixed == pytest.approx(plain, rel=0.02)
     reader = tf.train.load_checkpoint(str(tmp_path / 'train'))
     assert reader.get_tensor('current_loss_scale') == 2 ** 15 and reader.get_tensor('good_steps') == 3
 
 
 @pytest.mark.slow
-def test_a_run_may_take_up_mixed_precision_and_leave_it(small_runs, trained_small, record, tmp_path, capsys):
-    run = shutil.copytree(trained_small, tmp_path / 'run')
+def test_a_run_may_take_up_mixed_precision_and_leave_it(small_runs, trained, record, tmp_path, capsys):
+    run = shutil.copytree(trained, tmp_path / 'run')
     for max_steps, flags in ((4, ['--mixed_precision']), (5, [])):
         train.main(short_run(record, run, '--max_steps', max_steps, *flags))
         assert 'resumed from' in capsys.readouterr().out

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import SMALL_BLOCKS, draw_pair, write_record
+from conftest import draw_pair, write_record
 
 import train
 import vgg
@@ -19,9 +19,8 @@ CLASS_WEIGHTS = np.linspace(0.2, 3, 21).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
-def narrow_network(monkeypatch):
-    """A small VGG16 without dropout: the arithmetic is the same."""
-    monkeypatch.setattr(vgg, 'BLOCKS', SMALL_BLOCKS)
+def no_dropout(monkeypatch):
+    """No dropout: the arithmetic is the same."""
     monkeypatch.setattr(vgg, 'dropout', lambda inputs, *_: inputs)
 
 
