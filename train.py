@@ -230,12 +230,12 @@ def build_training(args, network, num_examples, start_step, class_weights=None, 
         dropout_seed = tf.stack([tf.constant(args.seed, tf.int64), step + (number << 32)])
         logits = fcn(images, network, is_training=True, weight_decay=recipes.l2_decay(recipe),
                      dropout_seed=dropout_seed)
-        loss, *others = segmentation_loss(logits, labels, recipe.loss, class_weights)
-        return optimizer.compute_gradients(loss, recipes.trained_variables(args.freeze)), loss, *others
+        losses = segmentation_loss(logits, labels, recipe.loss, class_weights)
+        return towers.Tower(optimizer.compute_gradients(losses[0], recipes.trained_variables(args.freeze)), *losses)
 
     built, (_, _, ids) = towers.build_towers(placement, args.accumulate, read, build_tower)
-    gradients, losses, losses_per_pixel, weights, pixels = zip(*built)
-    update = recipes.build_update(recipe, optimizer, towers.average_gradients(gradients, weights), step)
+    _, losses, losses_per_pixel, weights, pixels = zip(*built)
+    update = recipes.build_update(recipe, optimizer, towers.average_gradients(built, args.accumulate), step)
     with tf.xla.experimental.jit_scope(compile_ops=False):  # XLA drops such checks
         check_finite = towers.check_finite(tf.global_variables())
     return TrainingOps(update.train_op, towers.average(losses, weights), towers.average(losses_per_pixel, pixels),

@@ -58,30 +58,47 @@ def divide_batch(batch_size, towers_by_reader):
     return machines
 
 
+class Tower(NamedTuple):
+    """What one network computes from its part of the batch; for the scalars see train.segmentation_loss."""
+    gradients: list  # of (gradient, variable); build_towers replaces them by the weighted sum so far on the device
+    loss: tf.Tensor
+    loss_per_pixel: tf.Tensor
+    weight: tf.Tensor | None
+    pixels: tf.Tensor
+
+
 def build_towers(placement, turns, read, build):
     """Builds one network for each part of the batch; all share their variables. Each device computes `turns` parts, one
     after the other, so that its memory holds the activations of one.
     `read` is a function of (begin, end), examples of the batch, or of None for all of them; it returns their tensors,
-    examples first. `build` is a function of a part's number, int, and its tensors; its result starts with the list of
-    (gradient, variable). Returns two lists: the results of `build`, and the tensors of the complete batch."""
+    examples first. `build` is a function of a part's number, int, and its tensors; it returns a Tower. Returns the list
+    of Tower, and the tensors of the complete batch."""
     batches, built = [], []
     if len(placement.parameters) > 1:
         partition_fc6(len(placement.parameters))
     balance = balance_variables(placement.parameters)
+    is_only = turns * sum(len(machine.towers) for machine in placement.machines) == 1
     for machine in placement.machines:
         with tf.device(machine.reader):
             batches.append(read(machine.part and tuple(turns * bound for bound in machine.part)))
             number = len(machine.towers) * turns
             pieces = zip(*(tf.split(tensor, number) if number > 1 else [tensor] for tensor in batches[-1]))
         for device in machine.towers:
-            computed = []
+            sums = []
             for _ in range(turns):
                 with tf.device(device), tf.device(balance):
-                    with tf.control_dependencies(computed):
+                    with tf.control_dependencies([gradient for gradient, _ in sums]):
                         piece = [tf.identity(tensor) for tensor in next(pieces)]
-                    built.append(build(len(built), *piece))
-                computed = [gradient for gradient, _ in built[-1][0]]
+                    tower = build(len(built), *piece)
+                    sums = tower.gradients if is_only else add_weighted(sums, tower.gradients, tower.weight)
+                    built.append(tower._replace(gradients=sums))
     return built, [tf.concat(parts, axis=0) if len(parts) > 1 else parts[0] for parts in zip(*batches)]
+
+
+def add_weighted(sums, gradients, weight):
+    """Adds gradients times weight (None: 1) to sums, which may be empty; all are lists of (gradient, variable)."""
+    weighted = [(gradient if weight is None else gradient * weight, variable) for gradient, variable in gradients]
+    return [(before + gradient, variable) for (before, _), (gradient, variable) in zip(sums, weighted)] or weighted
 
 
 def partition_fc6(number):
@@ -144,20 +161,16 @@ def add_weights(weights):
     return tf.maximum(tf.add_n(weights), 1e-6)  # the sum is 0 if every pixel is ignored
 
 
-def average_gradients(of_parts, weights):
-    """List of (gradient, variable) of the loss of a complete batch from those of its parts; for the weights see
-    average. A device adds each gradient to its sum as soon as it has it; the sums meet on the variable's device."""
-    if len(of_parts) == 1:
-        return of_parts[0]
-    total, gradients = None if weights[0] is None else add_weights(weights), []
-    for pairs in zip(*of_parts):
-        sums, variable = {}, pairs[0][1]
-        for (gradient, _), weight in zip(pairs, weights):
-            with tf.device(gradient.device):
-                gradient = gradient if weight is None else gradient * weight
-                sums[gradient.device] = sums[gradient.device] + gradient if gradient.device in sums else gradient
+def average_gradients(built, turns):
+    """List of (gradient, variable) of the loss of the complete batch, from what build_towers returns for these turns.
+    The sums of the devices meet on the device of the variable."""
+    if len(built) == 1:
+        return built[0].gradients
+    total, gradients = None if built[0].weight is None else add_weights([tower.weight for tower in built]), []
+    for pairs in zip(*(tower.gradients for tower in built[turns - 1::turns])):
+        variable = pairs[0][1]
         with tf.device(variable.device):
-            gradient = tf.add_n(list(sums.values())) if len(sums) > 1 else sums.popitem()[1]
+            gradient = tf.add_n([sum_of_device for sum_of_device, _ in pairs])
             gradients.append((gradient if total is None else gradient / total, variable))
     return gradients
 
