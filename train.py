@@ -72,12 +72,8 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
     upsample_factor = 8
     number_of_classes = network.number_of_classes
 
-    # The five poolings halve exactly only multiples of 32: fill up with the mean colour, which is 0 to the network.
-    # First by 31 everywhere, because TensorFlow Lite forgets the channels where the number to fill up is no constant.
     height, width, border = tf.shape(images)[1], tf.shape(images)[2], network.border
-    sides = [border, border + 31]
-    inputs = tf.pad(tf.cast(images, tf.float32) - network.border_colour, [[0, 0], sides, sides, [0, 0]])
-    inputs = inputs[:, :(height + sum(sides)) // 32 * 32, :(width + sum(sides)) // 32 * 32, :]
+    inputs = fill_up(tf.cast(images, tf.float32) - network.border_colour, border)
     inputs += tf.subtract(network.border_colour, vgg.RGB_MEAN)
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
@@ -107,6 +103,17 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
             # Step 7: x8, to the size of the (filled up) image; then cut back to the image's own.
             upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, network, scope='t_conv_x8')
     return upscore8[:, border:border + height, border:border + width, :]
+
+
+def fill_up(images, border=0):
+    """Puts a border of zeros around images, float32 [B, H, W, 3], and more to the right and below: the five poolings
+    halve exactly only multiples of 32.
+
+    First by 31 everywhere, because TensorFlow Lite forgets the channels where the number to fill up is no constant.
+    """
+    height, width, sides = tf.shape(images)[1], tf.shape(images)[2], [border, border + 31]
+    filled = tf.pad(images, [[0, 0], sides, sides, [0, 0]])
+    return filled[:, :(height + sum(sides)) // 32 * 32, :(width + sum(sides)) // 32 * 32, :]
 
 
 def score_skip(pool, name, network, scale):
