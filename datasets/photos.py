@@ -126,8 +126,11 @@ def read_photo(path):
 
 def to_rgb(picture):
     if picture.mode.startswith(('I', 'F')):  # grey of 16 bits and more
-        grey = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)  # nan: what was not measured
-        lowest, highest = (0, 65535) if picture.mode.startswith('I;16') else (grey.min(), grey.max())
+        grey = np.asarray(picture, np.float64)
+        measured = grey[np.isfinite(grey)]  # nan and infinity mark what was not measured
+        lowest, highest = (0, 65535) if picture.mode.startswith('I;16') or not measured.size else (
+            measured.min(), measured.max())
+        grey = np.nan_to_num(grey, nan=lowest, posinf=highest, neginf=lowest)
         grey = np.round((grey - lowest) / max(highest - lowest, 1e-30) * 255).astype(np.uint8)
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
     if picture.has_transparency_data:

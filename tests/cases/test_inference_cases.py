@@ -209,8 +209,9 @@ def test_p4_a_pool_gives_what_refine_gives():
     labels = crf.find_labels(probabilities)
     probabilities[:, :, ::3] *= 1e-4  # so that labels are left out
     assert len(crf.find_labels(probabilities)) < len(labels)
-    with crf.start_processes(1) as pool:
-        np.testing.assert_array_equal(crf.submit(pool, image, probabilities).result(), crf.refine(image, probabilities))
+    (_, maps), = crf.refine_all([({'image': image}, probabilities)])
+    np.testing.assert_array_equal(maps['crf'], crf.refine(image, probabilities))
+    np.testing.assert_array_equal(maps['plain'], probabilities.argmax(axis=-1))
 
 
 # ------------------------------------------------------------------------------------------- P5: linked folders
