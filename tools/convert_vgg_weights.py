@@ -66,8 +66,7 @@ def read_keras(path, stack):
     arrays = {}
 
     def visit(name, item):
-        # Values that are stored in another file count as missing: it may be any file on this machine.
-        if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual or name.startswith('optimizer'):
+        if not isinstance(item, h5py.Dataset) or name.startswith('optimizer'):
             return
         layer = item.parent.attrs.get('name') or re.sub(r'_\d+$', '', os.path.basename(item.parent.name))
         layer = DENSE_LAYERS.get(layer) or re.sub(r'^block(\d)_conv(\d)$', r'conv\1_\2', layer)
@@ -230,14 +229,8 @@ def convert(source, output):
     with tempfile.TemporaryDirectory() as folder:
         weights = read_weights(fetch_lpips(folder) if source == 'imagenet' else source, vgg_shapes())
     save_checkpoint(output, weights)
-    print(f'{source} -> {output}: {describe(weights)}')
-
-
-def describe(weights):
-    dense = [layer for layer in DENSE_LAYERS.values() if f'vgg_16/{layer}/weights' in weights]
-    convolutions = f'{len(weights) // 2 - len(dense)} convolution layers'
-    content = ', '.join([convolutions, *dense]) if dense else f'trunk only, {convolutions}'
-    return f'{content}; {sum(values.size for values in weights.values()):,} parameters'
+    content = '' if 'vgg_16/fc6/weights' in weights else ', without fc6, fc7 and fc8'
+    print(f'{source} -> {output}: {sum(values.size for values in weights.values()):,} parameters{content}')
 
 
 def parse_args(argv=None):

@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(206 if asked and server.has_ranges else 200)
         if asked and server.has_ranges:
-            self.send_header('Content-Range', f'bytes {start + server.lie}-{len(content) - 1}/{len(content)}')
+            self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
         if server.encoding:
             self.send_header('Content-Encoding', server.encoding)
         self.send_header('Content-Length', str(len(content) - start))
@@ -160,16 +160,14 @@ def test_a_part_that_is_whole_is_only_checked(server, published, tmp_path):
 
 def test_a_part_of_another_file_fails_by_its_checksum(published, tmp_path):
     (tmp_path / 'a.tar.part').write_bytes(bytes(1000))
-    with pytest.raises(utils.UserError, match='its MD5 is not [0-9a-f]{32}; it was removed'):
+    with pytest.raises(utils.UserError, match='a.tar.part: its MD5 is not [0-9a-f]{32}; remove it and start again'):
         download.fetch(published, str(tmp_path))
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_part_that_is_too_long_for_a_server_with_ranges_fails_by_its_checksum(published, tmp_path):
     (tmp_path / 'a.tar.part').write_bytes(bytes(3_000_001))
-    with pytest.raises(utils.UserError, match='its MD5 is not [0-9a-f]{32}; it was removed'):
+    with pytest.raises(utils.UserError, match='a.tar.part: its MD5 is not [0-9a-f]{32}; remove it and start again'):
         download.fetch(published, str(tmp_path))
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_part_that_is_too_long_is_kept(server, published, tmp_path):
@@ -181,26 +179,18 @@ def test_a_part_that_is_too_long_is_kept(server, published, tmp_path):
     assert os.listdir(tmp_path) == ['a.tar.part']
 
 
-def test_another_part_than_the_one_asked_for_is_refused(server, published, tmp_path):
-    server.lie = 5
-    (tmp_path / 'a.tar.part').write_bytes(CONTENT[:1000])
-    with pytest.raises(download.UnreachableError, match='another part'):
-        download.fetch(published, str(tmp_path))
-    assert (tmp_path / 'a.tar.part').read_bytes() == CONTENT[:1000]
-
-
 def test_a_wrong_checksum(server, published, tmp_path):
     server.files['a.tar'] = CONTENT[:-1] + b'?'
     with pytest.raises(utils.UserError) as caught:
         download.fetch(published, str(tmp_path))
-    assert str(caught.value) == (f'{tmp_path}/a.tar.part: its MD5 is not {published.md5}; it was removed, so start '
-                                 f'again, or name another address than {published.url}')
-    assert not isinstance(caught.value, download.UnreachableError) and os.listdir(tmp_path) == []
+    assert str(caught.value) == (f'{tmp_path}/a.tar.part: its MD5 is not {published.md5}; remove it and start again, '
+                                 f'or name another address than {published.url}')
+    assert not isinstance(caught.value, download.UnreachableError) and os.listdir(tmp_path) == ['a.tar.part']
 
 
 def test_a_wrong_file_of_the_users_own_stays(server, published, tmp_path):
     (tmp_path / 'a.tar').write_bytes(b'mine')
-    with pytest.raises(utils.UserError, match='a.tar: its MD5 is not .* a.tar.part if it is only the beginning'):
+    with pytest.raises(utils.UserError, match='a.tar: its MD5 is not .*; remove it'):
         download.fetch(published, str(tmp_path))
     assert (tmp_path / 'a.tar').read_bytes() == b'mine' and server.asked == []
 
@@ -319,12 +309,6 @@ def test_an_address_of_the_users_own_has_no_mirror(tmp_path):
         download.main(['--what', 'voc', '--output_dir', str(tmp_path), '--voc_url', gone])
 
 
-def test_a_folder_that_is_not_whole_is_not_touched(tmp_path):
-    (tmp_path / 'VOCdevkit' / 'VOC2012' / 'JPEGImages').mkdir(parents=True)
-    with pytest.raises(utils.UserError, match='VOC2012: lacks SegmentationClass; move it away'):
-        download.main(['--what', 'voc', '--output_dir', str(tmp_path)])
-
-
 LINK = {'type': tarfile.SYMTYPE, 'linkname': '/etc/passwd'}
 JPEGS = 'VOCdevkit/VOC2012/JPEGImages'
 
@@ -435,7 +419,7 @@ def test_no_origin_at_all(server, tmp_path):
 
 
 @pytest.mark.parametrize('members, words', [
-    ({'vgg_19.ckpt': b'x'}, 'has no vgg_16.ckpt'), ({'vgg_16.ckpt': b'x' * 100}, 'its vgg_16.ckpt is not a checkpoint'),
+    ({'vgg_19.ckpt': b'x'}, 'has no vgg_16.ckpt'), ({'vgg_16.ckpt': b'x' * 100}, 'has no vgg_16.ckpt with'),
     ({'vgg_16.ckpt': LINK}, 'absolute path'), ({'../vgg_16.ckpt': b'x'}, 'has no vgg_16.ckpt')])
 def test_slims_archive_with_something_else(tmp_path, members, words):
     (tmp_path / 'a.tar.gz').write_bytes(make_tar(members, 'w:gz'))
@@ -450,7 +434,7 @@ def test_slims_archive_of_another_network(narrow, tmp_path):
     (tmp_path / 'made').mkdir()
     content = make_tar({'vgg_16.ckpt': slim_checkpoint(tmp_path / 'made', arrays)}, 'w:gz')
     (tmp_path / 'a.tar.gz').write_bytes(content)
-    with pytest.raises(utils.UserError, match='has no vgg_16/conv5/conv5_3/weights of VGG16'):
+    with pytest.raises(utils.UserError, match="has no vgg_16.ckpt with VGG16's variables"):
         download.unpack_slim(str(tmp_path / 'a.tar.gz'), str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ['a.tar.gz', 'made']
 
@@ -462,7 +446,7 @@ def test_slims_archive_with_a_damaged_byte(narrow, tmp_path, place):
     content = bytearray(make_tar({'vgg_16.ckpt': slim_checkpoint(tmp_path / 'made', random_arrays())}, 'w:gz'))
     content[place] ^= 1
     (tmp_path / 'a.tar.gz').write_bytes(content)
-    with pytest.raises(utils.UserError, match='damaged, or not an archive|not a checkpoint'):
+    with pytest.raises(utils.UserError, match='damaged, or not an archive|has no vgg_16.ckpt with'):
         download.unpack_slim(str(tmp_path / 'a.tar.gz'), str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ['a.tar.gz', 'made']
 
