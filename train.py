@@ -73,7 +73,7 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
     number_of_classes = network.number_of_classes
 
     height, width, border = tf.shape(images)[1], tf.shape(images)[2], network.border
-    inputs = fill_up(tf.cast(images, tf.float32) - network.border_colour, border)
+    inputs = pad_images(tf.cast(images, tf.float32) - network.border_colour, border)
     inputs += tf.subtract(network.border_colour, vgg.RGB_MEAN)
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
@@ -100,20 +100,21 @@ def fcn(images, network, is_training=False, weight_decay=0.0, dropout_seed=None)
             upscore_pool4 = upsample(fuse_pool4, 2, tf.shape(score_pool3), network, scope='t_conv_x2_2')
             fuse_pool3 = upscore_pool4 + score_pool3
 
-            # Step 7: x8, to the size of the (filled up) image; then cut back to the image's own.
+            # Step 7: x8, to the size of the padded image; then cut back to the image's own.
             upscore8 = upsample(fuse_pool3, upsample_factor, upsampled_logits_shape, network, scope='t_conv_x8')
     return upscore8[:, border:border + height, border:border + width, :]
 
 
-def fill_up(images, border=0):
-    """Puts a border of zeros around images, float32 [B, H, W, 3], and more to the right and below: the five poolings
-    halve exactly only multiples of 32.
+def pad_images(images, border=0):
+    """Pads images, float32 [B, H, W, 3], by a border of zeros, and on the right and below up to a multiple of 32,
+    because the five poolings halve only such sizes exactly.
 
-    First by 31 everywhere, because TensorFlow Lite forgets the channels where the number to fill up is no constant.
+    Pads by 31 first and cuts off the rest, because TensorFlow Lite loses the number of channels if a padding is not
+    constant.
     """
     height, width, sides = tf.shape(images)[1], tf.shape(images)[2], [border, border + 31]
-    filled = tf.pad(images, [[0, 0], sides, sides, [0, 0]])
-    return filled[:, :(height + sum(sides)) // 32 * 32, :(width + sum(sides)) // 32 * 32, :]
+    padded = tf.pad(images, [[0, 0], sides, sides, [0, 0]])
+    return padded[:, :(height + sum(sides)) // 32 * 32, :(width + sum(sides)) // 32 * 32, :]
 
 
 def score_skip(pool, name, network, scale):
@@ -146,15 +147,16 @@ def segmentation_loss(logits, labels, reduction='rows', class_weights=None):
         logits: float32 [B, H, W, C].
         labels: int32 [B, H, W], class index, or 255 for void.
         reduction: 'rows', summed over each row, then the mean over rows and batch; 'sum', over all pixels; 'mean', over
-            the pixels that are not void, each weighted by its class; 'ohem', as 'mean', over the hardest of each image.
-        class_weights: float32 [C] or None, for 1.
+            the pixels that are not void, each weighted by its class; 'ohem', as 'mean', over the hardest pixels of each
+            image, see recipes.weigh_hardest.
+        class_weights: float32 [C]; None: all are 1.
 
     Returns:
         loss: float32 scalar, what is minimised.
         loss_per_pixel: float32 scalar, the unweighted mean over the pixels that are not void; ln C for a network that
             knows nothing.
-        weight, pixels: float32 scalars, weights of the two when losses of parts of a batch are averaged; `weight` is
-            None for 'sum', which adds up.
+        weight, pixels: float32 scalars, the weights of loss and of loss_per_pixel in the averages over the parts of a
+            batch; `weight` is None for 'sum', because these losses are added.
     """
     valid = tf.not_equal(labels, IGNORE_LABEL)
     classes_or_zero = tf.where(valid, labels, tf.zeros_like(labels))
@@ -257,8 +259,8 @@ def sampling_of(args, num_examples, number_of_classes):
 
 
 def read_network(checkpoint):
-    """The Network whose variables a checkpoint of train.py holds; its skip_scales are among these. The settings beside
-    it name a border.
+    """The Network of a checkpoint of train.py, from the shapes of its variables. Its skip_scales are variables, so they
+    need not be read here. The border comes from the settings beside the checkpoint.
 
     Raises:
         UserError: the checkpoint is damaged, or not one of train.py.
@@ -456,7 +458,7 @@ def draw_crops(args, data, train_dir, start_step, config):
 
 
 def show_crops(args, data, train_dir, start_from, resume_from):
-    """Builds the results page of --dry_run; the settings of a run that has begun stay."""
+    """Builds the results page of --dry_run; a run that has checkpoints keeps its settings."""
     if not resume_from:
         run_folder.save_settings(train_dir, settings_of(args), data.class_set, start_from, resumed=False)
     print(f'--dry_run: nothing is trained; the training crops are on {write_page(args.output_dir)}')

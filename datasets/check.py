@@ -27,7 +27,7 @@ class Seen(NamedTuple):
     faults: list  # of Finding
     notes: list  # of Finding
     size: tuple = ()  # (width, height) of the image; () if it cannot be read
-    checksum: bytes = b''  # of the decoded image, which may be an eighth of its size
+    checksum: bytes = b''  # of the picture, which read_image may have decoded at an eighth of its size
     mask_kind: str = ''  # see pictures.Mask; '' if it cannot be read
     pixels: np.ndarray = np.zeros(256, np.int64)  # by label
 

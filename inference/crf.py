@@ -131,7 +131,7 @@ def infer(field, softmax, iterations, threshold=THRESHOLD):
 
 
 def _fill(columns, value):
-    """Adds a column to three, because four labels fill a register, and pydensecrf then takes an eighth less time."""
+    """Adds a fourth column to three, because four labels fill a register: pydensecrf then takes an eighth less time."""
     more = 1 if columns.shape[1] == 3 else 0
     return cv2.copyMakeBorder(columns, 0, 0, 0, more, cv2.BORDER_CONSTANT, value=value)
 
@@ -159,7 +159,7 @@ def _follow_parent():
     """A new process leaves Ctrl-C to its parent, and ends when the parent ends, even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
-    if hasattr(libc, 'mallopt'):  # glibc would return the memory of each array, and the next one would be cleared again
+    if hasattr(libc, 'mallopt'):  # glibc would return the memory of each array to the system, which clears it for the next
         libc.mallopt(M_TRIM_THRESHOLD, 2 ** 30)
         libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
 

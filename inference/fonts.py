@@ -27,8 +27,8 @@ class Label(NamedTuple):
 
 @functools.cache
 def choose(names):
-    """Chooses the Labels of classes, tuple, for their names, tuple of str; prints, once for each such tuple, which ones
-    are numbers."""
+    """Chooses a Label for each class name, tuple of str; returns a tuple. Prints, once for each such tuple, which
+    classes are labelled by their numbers."""
     fonts = find_fonts(names)
     without = [f'{index} {name}' for index, name in enumerate(names) if name not in fonts]
     if without:

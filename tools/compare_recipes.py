@@ -160,8 +160,8 @@ def main(argv=None):
 
 def split_films(ids):
     """Splits a training list, list of str, into ids to train on, and the last eighth of each film, rounded, held out.
-    Ids that differ only in the number at their end are a film. Films of which an eighth is less than half an image
-    count as one film together, the shortest first."""
+    Ids that differ only in the number at their end are a film. Films of fewer than four images, the shortest first, are
+    joined into one."""
     films = {}
     for image_id in ids:
         films.setdefault(re.sub(r'\d+$', '', image_id), []).append(image_id)

@@ -6,8 +6,8 @@
 Source: voc-fcn8s of https://github.com/shelhamer/fcn.berkeleyvision.org. The file is Caffe's NetParameter; the protobuf
 library reads it. The network is train.py's, with these differences:
 
-    Its input is BGR, and its mean colour another one. So conv1_1's input channels are reversed, and its bias takes in
-    the difference of the means.
+    Its input is BGR, and its mean colour differs. So conv1_1's input channels are reversed here, and the difference of
+    the means is added to its bias.
     conv1_1 pads by 100 pixels, of the mean colour. So the run's settings have `border` and `border_colour`. Without
     this border, the cells of 32 pixels would lie 3 pixels further, and fc6 would see no grey around the image.
     fc6 and the skips lack the cells in that border: near the edges of an image the scores differ.
@@ -37,7 +37,7 @@ from training import checkpoints, run_folder
 RGB_MEAN = (122.67892, 116.66877, 104.00699)  # voc-fcn8s/net.py
 BORDER = 99  # pixels on each side: conv1_1 pads by 100, of which SAME padding does 1
 
-# The used part of Caffe's src/caffe/proto/caffe.proto. Message: its fields as (name, number, type, is it repeated).
+# The used part of Caffe's src/caffe/proto/caffe.proto: each message's fields as (name, number, type, is repeated).
 MESSAGES = {'BlobShape': [('dim', 1, 'INT64', True)],
             'BlobProto': [('num', 1, 'INT32', False), ('channels', 2, 'INT32', False), ('height', 3, 'INT32', False),
                           ('width', 4, 'INT32', False), ('data', 5, 'FLOAT', True), ('shape', 7, 'BlobShape', False)],
@@ -76,7 +76,7 @@ def read_blobs(path):
 
 
 def read_blob(blob):
-    """A BlobProto as a float32 array; ValueError if its shape does not fit. Old files have four numbers for a shape."""
+    """A BlobProto as a float32 array; ValueError if its shape does not fit. Old files give it as four numbers."""
     return np.array(blob.data, np.float32).reshape(blob.shape.dim or (blob.num, blob.channels, blob.height, blob.width))
 
 
@@ -120,7 +120,7 @@ def convert_blob(of_layer, index, shape, name):
 
 
 def convert(source, output_dir):
-    """Writes the run folder; `checkpoint`, by which it is found, comes last."""
+    """Writes the run folder; the file `checkpoint`, without which it is not found, comes last."""
     utils.quiet_tensorflow()
     variables = convert_blobs(read_blobs(source), source)
     train_dir = run_folder.make(output_dir)

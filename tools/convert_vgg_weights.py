@@ -60,8 +60,8 @@ DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeEr
 
 def read_keras(path, stack):
     """Reads a file of Keras as h5py datasets, so that nothing is loaded that does not fit.
-    Up to Keras 2, and in .h5 files of complete models until today, an array is in a group with its layer's name. Keras
-    3 numbers the layers, `layers/conv2d_1/vars/0`; `vars` has the name as an attribute. Models in models are nested
+    In Keras 2, and to this day in .h5 files of complete models, an array is in a group with its layer's name. Keras 3
+    numbers the layers, `layers/conv2d_1/vars/0`; `vars` has the name as an attribute. Models in models are nested
     groups."""
     arrays = {}
 

@@ -3,9 +3,9 @@
     pip install pycocotools
     python tools/import_coco.py --annotations instances_val2017.json --images val2017 --output_dir coco
 
-Class 0 is the background, and the categories are 1, 2, ... in the order of their ids. Polygons, run lengths and crowds
-are drawn by pycocotools: crowds first, then the objects from large to small, so that of two that overlap the smaller
-one is seen. The format: https://cocodataset.org/#format-data.
+Class 0 is the background, and the categories are 1, 2, ... in the order of their ids. pycocotools draws polygons,
+run-length encodings and crowds: crowds first, then the objects from large to small, so that the smaller one of two that
+overlap is on top. The format: https://cocodataset.org/#format-data.
 """
 import argparse
 import contextlib
@@ -36,9 +36,9 @@ def parse_args(argv=None):
                         help='JSON file with images, annotations and categories')
     parser.add_argument('--images', required=True, metavar='DIR', default=argparse.SUPPRESS,
                         help='folder of the images that the file names')
-    parser.add_argument('--output_dir', default='coco', help="folder in VOC's layout; several files may share it")
+    parser.add_argument('--output_dir', default='coco', help="folder to write, in VOC's layout; several JSON files may share it")
     parser.add_argument('--split', default='train', metavar='NAME',
-                        help='the list ImageSets/Segmentation/NAME.txt that is written')
+                        help='write the list ImageSets/Segmentation/NAME.txt')
     return parser.parse_args(argv)
 
 
@@ -90,7 +90,7 @@ def check_lists(folder, found):
 
 def draw_mask(coco, number, class_of_category):
     """The mask of image `number` of a COCO, uint8 [H, W]. UserError if the segmentation of an object cannot be drawn.
-    An object without one, because it is only a box, is left out."""
+    An object without a segmentation, which is only a box, is left out."""
     image, drawn = coco.imgs[number], []
     for annotation in coco.imgToAnns[number]:
         try:
@@ -111,7 +111,7 @@ def draw_mask(coco, number, class_of_category):
 
 
 def copy_image(path, copy):
-    """Copies a file; where the file system can, as a second name of the same file, which needs no space."""
+    """Makes a hard link to a file, which needs no space; where the file system has none, a copy."""
     if os.path.exists(copy) and os.path.samefile(path, copy):
         return
     with utils.whole_file(copy) as partial:

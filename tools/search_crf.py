@@ -1,9 +1,9 @@
 """Searches for the parameters of the dense CRF that suit a network and its images best.
 
-    python tools/search_crf.py --checkpoint_path results/best --dataset data/fcn_held_out.record
-    python evaluate.py --checkpoint_path results/best --crf --crf_params results/crf_search/crf.json
+    python tools/search_crf.py --checkpoint_path runs/fit --dataset data/held_out/fcn_val.record
+    python evaluate.py --checkpoint_path runs/fit --crf --crf_params runs/fit/crf_search/crf.json
 
-Search on training images that were held out: on those it was trained on, the network is too sure of itself. Each trial
+Search on images that were held out from training: on those it was trained on, the network is too sure of itself. Each trial
 scores all of them. The first two trials are this suite's parameters and DeepLab's. Of the others, the first half
 is drawn at random, and the second half changes one to three parameters of the best so far.
 

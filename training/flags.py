@@ -16,12 +16,12 @@ def parse(argv, models):
     add('--dataset_train', default='data/fcn_train.record', help='record to train on')
     add('--dataset_val', default='data/fcn_val.record', help='record of the validation pictures and scores')
     add('--classes', metavar='FILE', help='names of the classes, one a line, for records without a side file')
-    add('--model', choices=models, default='fcn_8s', help='with two skips, one or none')
+    add('--model', choices=models, default='fcn_8s', help='with no skip, one or two')
     add('--max_steps', type=steps, default=1500, help='steps in all, resumed ones included')
-    add('--fc_channels', type=utils.positive_int, default=4096, help='of fc6 and fc7; published weights have 4096, and '
-        'a divisor of that takes every k-th filter')
+    add('--fc_channels', type=utils.positive_int, default=4096, help='width of fc6 and fc7; published weights have '
+        '4096, of which a divisor takes every k-th filter')
     add('--freeze', choices=recipes.BLOCKS,
-        help='block of VGG16; it and those before it stay as they are, and no gradient is computed for them')
+        help='leave VGG16 up to and including this block as it is; no gradient is computed for these layers')
     add('--class_weights', choices=('none', 'median_frequency'), default='none',
         help='weights of the classes in the loss; median_frequency makes up for rare ones')
     add('--log_steps', type=steps, default=10, help='steps between log lines')
@@ -31,11 +31,11 @@ def parse(argv, models):
         help='steps between scores over the complete validation record (train/eval.csv), with a checkpoint each; the '
              'best weights are kept in best/; 0: none')
     add('--patience', type=maybe_steps, default=0, metavar='N',
-        help='training ends after N of these scores in a row without a better mean IoU; 0: never')
+        help='training ends after N scores of --eval_steps in a row without a better mean IoU; 0: never')
     add('--summary_steps', type=maybe_steps, default=100,
         help='steps between gradient histograms for TensorBoard; 0: none')
     add('--accumulate', type=utils.positive_int, default=1, metavar='N',
-        help='batches whose gradients make one update: that of a batch N times as large, in the memory of one')
+        help='each update sums the gradients of N batches: it is that of a batch N times as large, in the memory of one')
     add('--mixed_precision', action='store_true',
         help='convolutions in float16 on a GPU, with loss scaling; weights stay float32')
     add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
@@ -45,7 +45,7 @@ def parse(argv, models):
     add('--num_gpus', type=utils.positive_int, default=1,
         help='GPUs that share the work of each step, the first of those that are visible; without a GPU, parts of the '
              'CPU')
-    add('--dry_run', action='store_true', help='only draws the first training crops, on the results page')
+    add('--dry_run', action='store_true', help='only draw the first training crops on the results page; nothing is trained')
     add('--seed', type=utils.non_negative_int, default=0, help='of order, crops, dropout and random starts')
     add('--crf_params', metavar='FILE',
         help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")

@@ -19,7 +19,7 @@ HARD_SHARE = 0.25  # of the pixels of an image, which --loss ohem learns from
 
 
 class Recipe(NamedTuple):
-    """How a network is trained; see add_flags for the values. Those with a default here are no flags."""
+    """How a network is trained; see add_flags for the values. Entries with a default here have no flag."""
     name: str
     optimizer: str
     learning_rate: float
@@ -77,7 +77,7 @@ def add_flags(parser):
     add('--loss', choices=('rows', 'mean', 'sum', 'ohem'),
         help='cross-entropy summed over each row and averaged over rows, averaged over pixels, summed over all, or '
              f'averaged over the hardest {HARD_SHARE:.0%}% of the pixels of each image')
-    add('--batch_size', type=utils.positive_int, help='crops a step, or for --accumulate')
+    add('--batch_size', type=utils.positive_int, help='crops in a batch; --accumulate sets the batches in a step')
     add('--crop_size', type=utils.non_negative_int, help='side of the training crops in pixels; 0: complete images')
     add('--augment', nargs='*', choices=augmentation.KINDS,
         help='how training images are varied: mirrored, scaled by 0.5 to 2, rotated by up to 10 degrees, other '
@@ -203,7 +203,7 @@ def l2_decay(recipe):
 def weigh_hardest(cross_entropies, weights):
     """Moves the weights of an image's pixels to the hardest HARD_SHARE of them, those with the largest cross-entropy.
     Arguments and result are float32 [B, H, W]; a pixel of weight 0 is void. The sum of each image's weights stays as it
-    is, so parts of a batch are averaged as with the plain mean. Pixels as hard as the last one that counts count too.
+    is, so parts of a batch are averaged as with the plain mean. Pixels as hard as the last of these are included.
 
     Sources: Shrivastava, Gupta, Girshick, "Training Region-based Object Detectors with Online Hard Example Mining",
     CVPR 2016; for pixels: Wu, Shen, van den Hengel, "High-performance Semantic Segmentation Using Very Deep Fully
