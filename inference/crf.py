@@ -159,7 +159,7 @@ def _follow_parent():
     """A new process leaves Ctrl-C to its parent, and ends when the parent ends, even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
-    if hasattr(libc, 'mallopt'):  # glibc would return the memory of each array to the system, which clears it for the next
+    if hasattr(libc, 'mallopt'):  # else glibc returns each array's memory, and the system clears it again for the next
         libc.mallopt(M_TRIM_THRESHOLD, 2 ** 30)
         libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
 

@@ -36,7 +36,8 @@ def parse_args(argv=None):
                         help='JSON file with images, annotations and categories')
     parser.add_argument('--images', required=True, metavar='DIR', default=argparse.SUPPRESS,
                         help='folder of the images that the file names')
-    parser.add_argument('--output_dir', default='coco', help="folder to write, in VOC's layout; several JSON files may share it")
+    parser.add_argument('--output_dir', default='coco',
+                        help="folder to write, in VOC's layout; several JSON files may share it")
     parser.add_argument('--split', default='train', metavar='NAME',
                         help='write the list ImageSets/Segmentation/NAME.txt')
     return parser.parse_args(argv)

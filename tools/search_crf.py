@@ -3,8 +3,8 @@
     python tools/search_crf.py --checkpoint_path runs/fit --dataset data/held_out/fcn_val.record
     python evaluate.py --checkpoint_path runs/fit --crf --crf_params runs/fit/crf_search/crf.json
 
-Search on images that were held out from training: on those it was trained on, the network is too sure of itself. Each trial
-scores all of them. The first two trials are this suite's parameters and DeepLab's. Of the others, the first half
+Search on images that were held out from training: on those it was trained on, the network is too sure of itself. Each
+trial scores all of them. The first two trials are this suite's parameters and DeepLab's. Of the others, the first half
 is drawn at random, and the second half changes one to three parameters of the best so far.
 
 Source: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs".

@@ -35,7 +35,7 @@ def parse(argv, models):
     add('--summary_steps', type=maybe_steps, default=100,
         help='steps between gradient histograms for TensorBoard; 0: none')
     add('--accumulate', type=utils.positive_int, default=1, metavar='N',
-        help='each update sums the gradients of N batches: it is that of a batch N times as large, in the memory of one')
+        help='batches whose gradients make one update: that of a batch N times as large, in the memory of one batch')
     add('--mixed_precision', action='store_true',
         help='convolutions in float16 on a GPU, with loss scaling; weights stay float32')
     add('--xla', action='store_true', help='compile the training step by XLA; the first steps then take longer')
@@ -45,7 +45,7 @@ def parse(argv, models):
     add('--num_gpus', type=utils.positive_int, default=1,
         help='GPUs that share the work of each step, the first of those that are visible; without a GPU, parts of the '
              'CPU')
-    add('--dry_run', action='store_true', help='only draw the first training crops on the results page; nothing is trained')
+    add('--dry_run', action='store_true', help='draw the first training crops on the results page, and train nothing')
     add('--seed', type=utils.non_negative_int, default=0, help='of order, crops, dropout and random starts')
     add('--crf_params', metavar='FILE',
         help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")
