@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 
 import numpy as np
@@ -22,6 +21,7 @@ from PIL import Image
 
 import utils
 from benchmarks import measure
+from inference import devices
 from report.page import read_table
 from utils import UserError
 
@@ -59,14 +59,13 @@ def main(argv=None):
         for text in check(folder):
             print(text, flush=True)
             print(text, file=report, flush=True)
-    print(f'\nreport: {args.report}')
 
 
 def check(folder):
     """Runs everything in a folder and yields the page, line by line."""
     gpus = tf.config.list_physical_devices('GPU')
     size = FULL if gpus else SMALL
-    yield describe_machine(gpus, size)
+    yield describe_machine(len(gpus), size)
     measure.run_script(folder, 'tools/make_sample_dataset.py', output_dir=f'{folder}/VOC', num_train=64, num_val=16)
     measure.run_script(folder, 'convert_fcn_dataset.py', data_dir=f'{folder}/VOC', output_dir=folder)
     yield TRAINING_HEAD
@@ -80,8 +79,8 @@ def check(folder):
             yield try_row(name, train_pytorch, folder, name, tf32, tuned, size)
     yield try_row('two runs with --deterministic', compare_runs, *(os.path.join(folder, name) for name in TWICE))
     yield PREDICTION_HEAD
-    devices = {'CPU': {'CUDA_VISIBLE_DEVICES': '-1'}, **({'GPU': {}, 'GPU, TF32 off': NO_TF32} if gpus else {})}
-    for name, environment in devices.items():
+    predictions = {'CPU': {'CUDA_VISIBLE_DEVICES': '-1'}, **({'GPU': {}, 'GPU, TF32 off': NO_TF32} if gpus else {})}
+    for name, environment in predictions.items():
         yield try_row(name, predict, folder, os.path.join(folder, trainings[0][0]), name, environment)
 
 
@@ -94,17 +93,13 @@ def try_row(name, function, *args):
     return f'| {" | ".join([name, *cells])} |'
 
 
-def describe_machine(gpus, size):
+def describe_machine(num_gpus, size):
     """The page's title, the GPUs, the libraries and the size of the runs, flags of train.py."""
-    lines, build = [], tf.sysconfig.get_build_info()
-    if shutil.which('nvidia-smi'):
-        lines += subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
-                                capture_output=True, text=True).stdout.splitlines()
-    lines += [f'TensorFlow {tf.__version__}, built for CUDA {build.get("cuda_version")} and cuDNN '
-              f'{build.get("cudnn_version")}',
-              f'{len(gpus)} GPUs; {len(os.sched_getaffinity(0))} CPU cores',
-              f'each training: {" ".join(measure.as_arguments(size))}, random start']
-    return f'# GPU check of {datetime.date.today()}\n\n' + '\n'.join(f'- {line}' for line in lines)
+    build = tf.sysconfig.get_build_info()
+    return (f'# GPU check of {datetime.date.today()}\n\n- {devices.describe(num_gpus or 1)}\n'
+            f'- built for CUDA {build.get("cuda_version")} and cuDNN {build.get("cudnn_version")}; '
+            f'{len(os.sched_getaffinity(0))} CPU cores\n'
+            f'- each training: {" ".join(measure.as_arguments(size))}, random start')
 
 
 def choose_trainings(gpus):
@@ -147,19 +142,17 @@ def compare_runs(*output_dirs):
     """Whether two runs ended with the same weights, as a cell."""
     first, second = ({name: checkpoint.get_tensor(name) for name in checkpoint.get_variable_to_shape_map()}
                      for checkpoint in (tf.train.load_checkpoint(f'{folder}/train') for folder in output_dirs))
-    different = [np.abs(first[name].astype(float) - second[name]).max() for name in first
-                 if not np.array_equal(first[name], second[name])]
-    return [f'{len(different)} of {len(first)} variables **differ**, by {max(different):.3g} at most' if different else
-            f'all {len(first)} variables are equal bit for bit']
+    equal = sum(np.array_equal(first[name], second[name]) for name in first)
+    return [f'{equal} of {len(first)} variables are equal bit for bit']
 
 
 def predict(folder, checkpoint, name, environment):
     """Runs evaluate.py and predict.py; returns the cells of the device's row."""
     output_dir, photos = os.path.join(folder, f'on {name}'), sorted(glob.glob(f'{folder}/VOC/JPEGImages/*'))[:8]
-    settings = {'environment': environment, 'checkpoint_path': checkpoint}
     done = [measure.run_script(folder, 'evaluate.py', dataset=f'{folder}/fcn_val.record', output_dir=output_dir,
-                               **settings),
-            measure.run_script(folder, 'predict.py', '--images', *photos, output_dir=f'{output_dir}/maps', **settings)]
+                               environment=environment, checkpoint_path=checkpoint),
+            measure.run_script(folder, 'predict.py', '--images', *photos, output_dir=f'{output_dir}/maps',
+                               environment=environment, checkpoint_path=checkpoint)]
     with open(f'{output_dir}/metrics.json') as file:
         metrics = json.load(file)
     of_cpu, own = (np.concatenate([np.asarray(Image.open(path)).ravel() for path in sorted(glob.glob(pattern))])

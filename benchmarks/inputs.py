@@ -8,11 +8,11 @@ from benchmarks import measure
 
 @dataclasses.dataclass
 class Inputs:
-    """What the rows share. rounds: int, of every row; None: each row's own number."""
+    """What the rows share."""
     data_dir: str  # in VOC's layout
     log_dir: str
     work_dir: str  # is removed at the end
-    rounds: int | None = None
+    rounds: int  # of every row
     fc_channels: int = 4096
     crop_size: int = 224
     photo_size: tuple = (375, 500)  # height, width
@@ -21,9 +21,8 @@ class Inputs:
     def path(self, *names):
         return os.path.join(self.work_dir, *names)
 
-    def take_turns(self, contenders, rounds):
-        """measure.take_turns with so many rounds, unless all rows have the same number."""
-        return measure.take_turns(contenders, self.rounds or rounds, self.log_dir)
+    def take_turns(self, contenders):
+        return measure.take_turns(contenders, self.rounds, self.log_dir)
 
     @functools.cached_property
     def photos(self):

@@ -59,13 +59,6 @@ def product(size):
         return time_calls(lambda: session.run(multiply), 10, 2 * size ** 3 / 1e9)
 
 
-def in_operations(contender, settings, size, fc_channels, passes=1):
-    """Contender: another one of this module, with settings, dict; its items are 10^9 operations. `size` is the height
-    and width of an image, `passes` how many times the operations of a prediction are done for each."""
-    images, seconds = globals()[contender](**settings)
-    return images * passes * count_operations(*size, fc_channels), seconds
-
-
 def count_operations(height, width, fc_channels):
     """Operations of one prediction, float in 10^9: multiplications and additions of the 3x3 convolutions, fc6 and fc7.
     What is left out is less than one percent. A training step takes three times as many: two more for gradients."""

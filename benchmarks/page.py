@@ -25,17 +25,10 @@ except where a row says otherwise.
 """
 
 
-def format_number(value):
-    """Three digits or a few more, as str: 1234.5 -> '1,234', 12.34 -> '12.3', 1.234 -> '1.23', 0.01234 -> '0.0123'."""
-    for lowest, form in ((100, ',.0f'), (10, '.1f'), (1, '.2f')):
-        if value >= lowest:
-            return format(value, form)
-    return f'{value:.3g}'
-
-
-def format_figures(values, form=format_number):
+def format_figures(values, unit=''):
     """Median and spread of the rounds: '1.20 (1.10..1.30)'; a single round's figure alone."""
-    median, lowest, highest = map(form, (statistics.median(values), min(values), max(values)))
+    median, lowest, highest = (f'{value:,.0f}{unit}' if value >= 100 else f'{value:.2f}{unit}'
+                               for value in (statistics.median(values), min(values), max(values)))
     return median if len(values) == 1 else f'{median} ({lowest}..{highest})'
 
 
@@ -44,7 +37,7 @@ def compare(measured, ours, opponent, theirs, target='-'):
     figures, ratio = 'not installed', '-'
     if theirs:
         figures = format_figures(theirs)
-        ratio = format_figures([own / other for own, other in zip(ours, theirs, strict=True)], '{:.2f}x'.format)
+        ratio = format_figures([own / other for own, other in zip(ours, theirs, strict=True)], 'x')
     return [measured, format_figures(ours), opponent, figures, ratio, str(len(ours)), target]
 
 

@@ -45,7 +45,7 @@ def convert(inputs):
     count, arguments = len(inputs.photos), {'data_dir': inputs.data_dir, 'output_dir': inputs.path('converted')}
     found = inputs.take_turns([
         Contender('ours', ['convert_fcn_dataset.py', *as_arguments(arguments)], count),
-        Contender(EARLIER, ['-m', 'benchmarks.earlier_convert', inputs.data_dir, inputs.work_dir], count)], 3)
+        Contender(EARLIER, ['-m', 'benchmarks.earlier_convert', inputs.data_dir, inputs.work_dir], count)])
     ours, theirs = ([sum(map(os.path.getsize, glob.glob(inputs.path(pattern)))) / 1e6]
                     for pattern in ('converted/*.record', '*.record'))
     return [against(EARLIER, found, 'images/s', rates, '>= 3x'),
@@ -56,7 +56,7 @@ def convert(inputs):
 def train_batch(inputs, batch_size, target, steps=3):
     sizes = {'batch_size': batch_size, 'crop_size': inputs.crop_size, 'fc_channels': inputs.fc_channels}
     ours = call('ours', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), steps=steps, **sizes)
-    found = inputs.take_turns([ours, *pytorch('training', FUSED, steps=steps, **sizes)], 4)
+    found = inputs.take_turns([ours, *pytorch('training', FUSED, steps=steps, **sizes)])
     return against_both(FUSED, found, 'images/s', target)
 
 
@@ -79,7 +79,7 @@ def earlier_loop(inputs):
     sizes = {'steps': 10, 'batch_size': 1, 'crop_size': inputs.crop_size, 'fc_channels': inputs.fc_channels}
     found = inputs.take_turns([
         call('ours', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), histograms=True, **sizes),
-        call(loop, 'earlier_training.training', records=inputs.records, log_dir=inputs.path('events'), **sizes)], 3)
+        call(loop, 'earlier_training.training', records=inputs.records, log_dir=inputs.path('events'), **sizes)])
     return [against(loop, found, 'images/s, logs included', rates, '>= 1.3x')]
 
 
@@ -88,7 +88,7 @@ def reading(inputs):
     complete = 'decode whole, then crop'
     found = inputs.take_turns([
         call(name, 'ours.reading', record=inputs.records[0], batch_size=16, crop_size=inputs.crop_size,
-             num_batches=60, complete=name == complete) for name in ('ours', complete)], 5)
+             num_batches=60, complete=name == complete) for name in ('ours', complete)])
     return [against(complete, found, 'examples/s', rates, '>= 1.8x')]
 
 
@@ -97,25 +97,24 @@ def predict(inputs):
     (height, width), measured = inputs.photo_size, 'images/s of {} x {}'.format(*inputs.photo_size)
     sizes = {'height': height, 'width': width, 'images': 4}
     found = inputs.take_turns([call('ours', 'ours.prediction', checkpoint=inputs.checkpoint, **sizes),
-                               *pytorch('prediction', COMPILED, fc_channels=inputs.fc_channels, **sizes)], 4)
+                               *pytorch('prediction', COMPILED, fc_channels=inputs.fc_channels, **sizes)])
     return against_both(COMPILED, found, measured, '>= 1.15x')
 
 
 def limit(inputs):
     """The rate of a product of two float32 matrices [2048, 2048] in TensorFlow, and what the network reaches of it in
     prediction and in a training step at batch 4. Counted are the operations of convolutions, fc6 and fc7."""
+    from benchmarks.ours import count_operations
     (height, width), crop_size, fc_channels = inputs.photo_size, inputs.crop_size, inputs.fc_channels
-    predicting = {'checkpoint': inputs.checkpoint, 'height': height, 'width': width, 'images': 4}
-    training = {'records': inputs.records, 'output_dir': inputs.path('run'), 'steps': 3, 'batch_size': 4,
-                'crop_size': crop_size, 'fc_channels': fc_channels}
     found = inputs.take_turns([
         call('product', 'ours.product', size=2048),
-        call('prediction', 'ours.in_operations', contender='prediction', settings=predicting, size=[height, width],
-             fc_channels=fc_channels),
-        call('training', 'ours.in_operations', contender='training', settings=training, size=[crop_size, crop_size],
-             fc_channels=fc_channels, passes=3)], 3)
-    return [compare(f'10^9 operations/s, {name}', rates(found[name]), 'matrix product', rates(found['product']))
-            for name in ('prediction', 'training')]
+        call('prediction', 'ours.prediction', checkpoint=inputs.checkpoint, height=height, width=width, images=4),
+        call('training', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), steps=3, batch_size=4,
+             crop_size=crop_size, fc_channels=fc_channels)])
+    operations = {'prediction': count_operations(height, width, fc_channels),
+                  'training': 3 * count_operations(crop_size, crop_size, fc_channels)}
+    return [compare(f'10^9 operations/s, {name}', [number * rate for rate in rates(found[name])], 'matrix product',
+                    rates(found['product'])) for name, number in operations.items()]
 
 
 def start(inputs):
@@ -124,7 +123,7 @@ def start(inputs):
     least = 'import TensorFlow, read the weights'
     flags = {'checkpoint_path': inputs.checkpoint, 'images': inputs.photos[0], 'output_dir': inputs.path('predictions')}
     found = inputs.take_turns([Contender('ours', ['predict.py', *as_arguments(flags)]),
-                               Contender(least, ['-c', READ_WEIGHTS, inputs.checkpoint])], 4)
+                               Contender(least, ['-c', READ_WEIGHTS, inputs.checkpoint])])
     return [against(least, found, 'seconds', lambda rounds: [each.seconds for each in rounds], '<= 1.3x')]
 
 
@@ -137,7 +136,7 @@ def crf(inputs):
     lines, plain, core = [], 'pydensecrf, 21 labels', [min(os.sched_getaffinity(0))]
     for kind, folder in inputs.maps.items():
         found = inputs.take_turns([call(name, 'refinement.alone', core, folder=folder, plain=name == plain)
-                                   for name in ('ours', plain)], 6)
+                                   for name in ('ours', plain)])
         equal, pixels = refinement.count_equal(folder)
         lines += [against(plain, found, f'images/s on one core, {kind} maps', rates, '>= 2.2x'),
                   compare(f'equal pixels, {kind} maps', [equal], 'all pixels', [pixels], '>= 0.9999x')]
@@ -149,7 +148,7 @@ def crf_pool(inputs):
     in a loop."""
     folder = next(iter(inputs.maps.values()))
     found = inputs.take_turns([call('ours', 'refinement.pool', folder=folder),
-                               call('one process', 'refinement.alone', folder=folder)], 4)
+                               call('one process', 'refinement.alone', folder=folder)])
     return [against('one process', found, 'images/s, two processes', rates, '>= 1.8x')]
 
 
