@@ -95,7 +95,7 @@ def check_example(serialized, max_pixels):
         kind = 'bytes' if feature.dtype is tf.string else 'int64'
         found = getattr(present[name], f'{kind}_list').value
         if len(found) != 1:
-            raise ValueError(f'lacks the feature {name}, one {kind} value')
+            raise ValueError(f'has no feature {name} with one {kind} value')
         values[name] = found[0]
     check_sizes(values, max_pixels)
 

@@ -105,8 +105,8 @@ def share_list(train, val, val_fraction):
     """The train and the val Split of one list: that of train, or of all its masks if the data set has no lists.
     UserError if val has a list, which comes from the user."""
     if os.path.exists(val.list_path):
-        raise utils.UserError(f'{val.list_path} is there: leave out --val_fraction, or name by --val_split the val '
-                              'list that is to be made')
+        raise utils.UserError(f'{val.list_path} exists: leave out --val_fraction, or give --val_split the '
+                              'name of a list that does not exist')
     has_lists = os.path.isdir(os.path.dirname(train.list_path))
     train = train._replace(list_path=train.list_path if has_lists else train.label_dir, val_fraction=val_fraction)
     return [train, train._replace(role='val', sbd_dir=None)]

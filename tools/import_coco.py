@@ -86,7 +86,7 @@ def check_lists(folder, found):
     """Raises UserError if an image of `found`, dict by VOC's id, is in a list of the folder already."""
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.txt'))):
         if both := found.keys() & set(utils.read_lines(path, 'remove it')):
-            raise UserError(f'{path}: has an image {min(both)} as well; give another --output_dir')
+            raise UserError(f'{path}: lists an image {min(both)} already; give another --output_dir')
 
 
 def draw_mask(coco, number, class_of_category):
@@ -129,7 +129,7 @@ def main(argv=None):
                             for name in ('SegmentationClass', 'JPEGImages', 'ImageSets/Segmentation'))
     list_path, names_path = os.path.join(lists, f'{args.split}.txt'), os.path.join(args.output_dir, 'class_names.txt')
     if os.path.exists(list_path):
-        raise UserError(f'{list_path} is there: give another --split or --output_dir')
+        raise UserError(f'{list_path} exists already: give another --split or --output_dir')
     coco = read_coco(args.annotations)
     try:
         class_set, class_of_category = find_classes(coco)

@@ -38,10 +38,10 @@ def find_start(path, output_dir, fc_channels):
         return None
     held = weights.read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
     if held % fc_channels:
-        print(f'{DEFAULT_START} of this folder is left out: its fc6 has {held} channels, of which --fc_channels '
+        print(f'{DEFAULT_START} in this folder is not used: its fc6 has {held} channels, of which --fc_channels '
               f'{fc_channels} is not a divisor')
         return None
-    print(f'{DEFAULT_START} of this folder is taken; --checkpoint_path none starts at random')
+    print(f'{DEFAULT_START} in this folder is used; --checkpoint_path none starts at random')
     return DEFAULT_START
 
 
@@ -145,7 +145,7 @@ def find_resume(train_dir):
             damage = find_damage(checkpoint)
             if not damage:
                 return checkpoint, step
-            print(f'{checkpoint}: {damage}; left out for the one before', flush=True)
+            print(f'{checkpoint}: {damage}; trying the one before it', flush=True)
     if newest is not None or os.path.exists(state_file):
         raise UserError(f'{state_file}: names no complete checkpoint of train.py; bring it back, or remove {train_dir} '
                         'to start anew')

@@ -113,7 +113,7 @@ def test_roboflow_semantic_segmentation_masks(tmp_path, capfd):
     assert_masks(found, [f'{name}_jpg.rf.0f1e2d3c' for name in 'abcd'])
     convert.main(['--data_dir', str(tmp_path), *flags, '--check'])
     assert 'train and valid: no id and no image in both' in capfd.readouterr().out
-    with pytest.raises(UserError, match='valid is there: leave out --val_fraction'):
+    with pytest.raises(UserError, match='valid exists: leave out --val_fraction'):
         run(tmp_path, *flags, '--val_fraction', '0.5')
 
 
@@ -163,7 +163,7 @@ def test_lists_that_exist_are_neither_changed_nor_ignored(tmp_path, capfd):
     out = capfd.readouterr().out
     assert 'train.txt (train) and train.txt (val): no id and no image in both' in out and ' 2 ids, 2 usable' in out
     (lists / 'val.txt').write_text('d\ne\n')
-    with pytest.raises(UserError, match='val.txt is there'):
+    with pytest.raises(UserError, match='val.txt exists'):
         run(tmp_path, '--val_fraction', '0.4')
 
 

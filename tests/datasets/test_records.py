@@ -57,7 +57,7 @@ def test_records_that_are_none(tmp_path, record, damage, message):
 
 @pytest.mark.parametrize('payload, message', [
     (b'\xff not an example', 'example 0: is not a tf.train.Example'),
-    (tf.train.Example().SerializeToString(), 'example 0: lacks the feature image/encoded'),
+    (tf.train.Example().SerializeToString(), 'example 0: has no feature image/encoded'),
 ])
 def test_records_of_something_else(tmp_path, payload, message):
     with pytest.raises(UserError, match=message):
@@ -79,11 +79,11 @@ def rewrite(path, record, **features):
 
 
 @pytest.mark.parametrize('features, message', [
-    ({'label': None}, 'lacks the feature image/label'),
-    ({'height': [b'100']}, 'lacks the feature image/height, one int64 value'),
-    ({'height': [100.0]}, 'lacks the feature image/height, one int64 value'),
-    ({'width': [60, 60]}, 'lacks the feature image/width, one int64 value'),
-    ({'encoded': [1]}, 'lacks the feature image/encoded, one bytes value'),
+    ({'label': None}, 'has no feature image/label'),
+    ({'height': [b'100']}, 'has no feature image/height with one int64 value'),
+    ({'height': [100.0]}, 'has no feature image/height with one int64 value'),
+    ({'width': [60, 60]}, 'has no feature image/width with one int64 value'),
+    ({'encoded': [1]}, 'has no feature image/encoded with one bytes value'),
     ({'height': [-100]}, 'its image/encoded is 60 x 100 pixels, by image/width and image/height it is 60 x -100'),
     ({'height': [2 ** 62], 'width': [2 ** 62]}, 'pixels are more than the 67 million that an image may have'),
     ({'encoded': [b'']}, 'its image/encoded is not a readable JPEG or PNG'),

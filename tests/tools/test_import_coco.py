@@ -93,9 +93,9 @@ def test_compressed_run_lengths_and_polygons_as_pycocotools_draws_them(coco, tmp
 def test_a_second_file_joins_if_its_classes_and_images_fit(coco, tmp_path):
     flags = coco([thing(1, [box(1, 1, 20, 20)], 18)])
     import_coco.main(flags)
-    with pytest.raises(UserError, match='train.txt is there: give another --split'):
+    with pytest.raises(UserError, match='train.txt exists already: give another --split'):
         import_coco.main(flags)
-    with pytest.raises(UserError, match='train.txt: has an image deep_photo as well'):
+    with pytest.raises(UserError, match='train.txt: lists an image deep_photo already'):
         import_coco.main([*flags, '--split', 'val'])
     more = [{'id': 1, 'file_name': 'photo.jpg', 'height': HEIGHT, 'width': WIDTH}]
     (tmp_path / 'images' / 'other.jpg').write_bytes((tmp_path / 'images' / 'photo.jpg').read_bytes())

@@ -123,7 +123,7 @@ def test_t14_vgg_16_in_the_folder_is_taken(small_runs, record, tmp_path, monkeyp
     write_slim_checkpoint('./vgg_16.ckpt', version=version)
     train.main(short_run(record, 'out', '--max_steps', 1))
     out = capsys.readouterr().out
-    assert 'vgg_16.ckpt of this folder is taken; --checkpoint_path none starts at random\n' in out
+    assert 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n' in out
     assert 'VGG16 restored from vgg_16.ckpt: ' in out
     assert read_settings('out/train')['vgg_weights_from'] == 'vgg_16.ckpt'
     train.main(short_run(record, 'out', '--max_steps', 2))
@@ -132,10 +132,10 @@ def test_t14_vgg_16_in_the_folder_is_taken(small_runs, record, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize('path, fc_channels, expected, printed', [
-    (None, 8, 'vgg_16.ckpt', 'vgg_16.ckpt of this folder is taken; --checkpoint_path none starts at random\n'),
-    (None, 16, None, 'vgg_16.ckpt of this folder is left out: its fc6 has 8 channels, of which --fc_channels 16 '
+    (None, 8, 'vgg_16.ckpt', 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n'),
+    (None, 16, None, 'vgg_16.ckpt in this folder is not used: its fc6 has 8 channels, of which --fc_channels 16 '
      'is not a divisor\n'),
-    (None, 4, 'vgg_16.ckpt', 'vgg_16.ckpt of this folder is taken; --checkpoint_path none starts at random\n'),
+    (None, 4, 'vgg_16.ckpt', 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n'),
     ('none', 8, None, ''), ('./vgg_16.ckpt', 16, './vgg_16.ckpt', '')])
 def test_t14_what_a_run_starts_from(small_runs, tmp_path, monkeypatch, capsys, path, fc_channels, expected, printed):
     monkeypatch.chdir(tmp_path)
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys
     damage(tmp_path / f'model.ckpt-6.{ending}')
     assert checkpoints.find_resume(str(tmp_path)) == (str(tmp_path / 'model.ckpt-4'), 4)
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(f'{tmp_path}/model.ckpt-6: {printed}') and line.endswith('left out for the one before')
+    assert line.startswith(f'{tmp_path}/model.ckpt-6: {printed}') and line.endswith('trying the one before it')
 
 
 def test_an_intact_checkpoint_is_taken_without_a_word(tmp_path, capsys):

@@ -244,7 +244,7 @@ def test_a_run_resumes_before_a_truncated_checkpoint(server, record, tmp_path):
     os.truncate(train_dir / f'{last}.data-00000-of-00001', 1 << 20)
     life = Life(server, tmp_path / 'run', short_run(record, tmp_path / 'run', *argv))
     assert life.wait() == 0
-    [line] = [line for line in life.printed().splitlines() if 'left out for the one before' in line]
+    [line] = [line for line in life.printed().splitlines() if 'trying the one before it' in line]
     assert f'{last}: damaged (' in line and life.new_steps() == 2
     assert_equal_checkpoints(tmp_path / last, train_dir / last)
 
