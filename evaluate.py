@@ -44,6 +44,7 @@ def parse_args(argv=None):
     parser.add_argument('--output_dir', help='folder for metrics.json and pictures; by default the folder "evaluation" '
                                              "in that of the checkpoint's run")
     args = parser.parse_args(argv)
+    averaging.check_flags(parser, args.tile, args.overlap)
     crf.check_flags(parser, args.crf, args.crf_params)
     return args
 
@@ -58,10 +59,11 @@ def main(argv=None):
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'evaluation')
     utils.make_folder(output_dir)
 
+    passes = averaging.Passes(args.scales, args.flip, args.tile, args.overlap)
     found = evaluate(checkpoint, args.dataset, args.crf_params if args.crf else None, args.num_workers, args.classes,
-                     args.scales, args.flip)
+                     passes)
 
-    scorecard = make_scorecard(checkpoint, found, args)
+    scorecard = make_scorecard(checkpoint, found, passes, args)
     print_scores(found.scores, found.class_set.names)
     print_loss_by_crf(found.scores)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
@@ -80,11 +82,10 @@ class Evaluation(NamedTuple):
     extremes: dict  # of 'worst' and 'best' to lists of Sample, the lowest or highest mean IoU first
 
 
-def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_file=None, scales=(1.0,), flip=False):
+def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_file=None, passes=averaging.DEFAULTS):
     """Scores every image of a TFRecord file, of which few are in memory at a time; returns an Evaluation.
-    With crf.Parameters, num_workers processes refine every prediction, and that is scored as well. For scales and flip
-    see averaging.average_probabilities. Raises UserError if the checkpoint or the record is damaged, their classes
-    differ, or memory ran out."""
+    With crf.Parameters, num_workers processes refine every prediction, and that is scored as well. Raises UserError if
+    the checkpoint or the record is damaged, their classes differ, or memory ran out."""
     num_examples = records.count_examples(record, whole=True)
     class_set = weights.find_common_classes(checkpoint, record, classes_file)
     print(weights.describe(checkpoint, class_set, classes_file), flush=True)
@@ -94,7 +95,7 @@ def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_fil
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         predictor = load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
         reader = batches.build_reader(record, num_examples, number_of_classes)
-        predictions = predict_record(session, predictor, reader, scales=scales, flip=flip)
+        predictions = predict_record(session, predictor, reader, passes=passes)
         label_maps = (crf.refine_all(predictions, num_workers, crf_parameters) if crf_parameters
                       else take_most_probable(predictions))
         for example, maps in tqdm.tqdm(label_maps, 'evaluating', num_examples, unit='image'):
@@ -146,7 +147,7 @@ def format_score(value):
     return 'absent' if math.isnan(value) else f'{value:.4f}'
 
 
-def make_scorecard(checkpoint, found, args):
+def make_scorecard(checkpoint, found, passes, args):
     """What figures need beside them to be compared with others, dict; None for what is not known."""
     settings = weights.read_settings(os.path.dirname(checkpoint))
     versions = {package.name.lower(): package.version for package in distributions()}
@@ -155,7 +156,7 @@ def make_scorecard(checkpoint, found, args):
             'sha256': weights.hash_checkpoint(checkpoint),
             'vgg_weights_from': settings.get('vgg_weights_from'), 'seed': settings.get('seed'),
             'settings': settings or None,
-            'scales': list(args.scales), 'flip': args.flip,
+            **passes._asdict(),
             'crf_parameters': args.crf_params._asdict() if args.crf else None,
             'boundary_width_pixels': BOUNDARY_WIDTH,
             'packages': {'python': sys.version.split()[0], **{name: versions.get(name) for name in PACKAGES}}}

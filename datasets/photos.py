@@ -20,7 +20,8 @@ from utils import UserError
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm',
                  '.pbm', '.avif', '.jp2', '.heic', '.heif')
 FORMATS = ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000')  # no EPS, which runs programs
-RESULTS = ('.png', '_crfed.png', '_overlay.jpg')  # what follows a photo's name in the names of its results
+# What follows a photo's name in the names of its results.
+RESULTS = ('.png', '_crfed.png', '_confidence.png', '_overlay.jpg', '_probabilities.npz')
 
 
 class Photo(NamedTuple):
@@ -94,7 +95,7 @@ def choose_names(found):
         stem = name = os.path.splitext(file_name)[0]
         number = 1
         # In lower case, because some file systems compare so. NAME_crfed may be the name of another photo.
-        while not taken.isdisjoint(results := {name.lower(), f'{name}_crfed'.lower()}):
+        while not taken.isdisjoint(results := {f'{name}{ending}'.lower() for ending in ('', '_crfed', '_confidence')}):
             number += 1
             name = f'{stem}-{number}'
         if number > 1:

@@ -41,18 +41,23 @@ def load_predictor(session, checkpoint, fcn, network):
     return predictor
 
 
-def predict_image(session, predictor, image, scales=(1.0,), flip=False):
-    """Predicts one image, uint8 RGB [H, W, 3]: softmax, float32 [H, W, C]. See averaging.average_probabilities."""
-    def run(scaled):
-        return session.run(predictor.probabilities, {predictor.image: scaled[np.newaxis]})[0]
+def predict_strips(session, predictor, image, passes=averaging.DEFAULTS):
+    """Predicts one image, uint8 RGB [H, W, 3], from top to bottom; see averaging.predict_strips."""
+    def run(seen):
+        return session.run(predictor.probabilities, {predictor.image: seen[np.newaxis]})[0]
 
-    return averaging.average_probabilities(run, image, scales, flip)
+    return averaging.predict_strips(run, image, passes)
 
 
-def predict_example(session, predictor, example, record, scales=(1.0,), flip=False):
+def predict_image(session, predictor, image, passes=averaging.DEFAULTS):
+    """Predicts one image, uint8 RGB [H, W, 3]: softmax, float32 [H, W, C]."""
+    return averaging.join_strips(predict_strips(session, predictor, image, passes), image.shape[:2])
+
+
+def predict_example(session, predictor, example, record, passes=averaging.DEFAULTS):
     """predict_image for an example of batches.whole_images; UserError, with the record's path, if memory runs out."""
     try:
-        return predict_image(session, predictor, example['image'], scales, flip)
+        return predict_image(session, predictor, example['image'], passes)
     except (tf.errors.OpError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -61,7 +66,7 @@ def predict_example(session, predictor, example, record, scales=(1.0,), flip=Fal
                         f'{width} x {height} pixels; leave it out, or run on the CPU') from None
 
 
-def predict_record(session, predictor, reader, before_each=lambda: None, scales=(1.0,), flip=False):
+def predict_record(session, predictor, reader, before_each=lambda: None, passes=averaging.DEFAULTS):
     """Predicts every image of a record, a batches.Reader, at its true size, one after the other.
     Yields an example, dict (see batches.whole_images), and its probabilities, float32 [H, W, C]. `before_each` is
     called before each image; an exception there ends the iteration. Raises UserError if the record cannot be read, or
@@ -70,7 +75,7 @@ def predict_record(session, predictor, reader, before_each=lambda: None, scales=
     for _ in range(reader.num_examples):
         before_each()
         example = run_input(session, reader.next_example, reader.record)
-        yield example, predict_example(session, predictor, example, reader.record, scales, flip)
+        yield example, predict_example(session, predictor, example, reader.record, passes)
 
 
 def score_record(session, predictor, reader, before_each=lambda: None):

@@ -1,9 +1,14 @@
 """predict.py on photos of every kind, drawn here: 12 odd ones, same names, large ones; and its SavedModel."""
 import os
+import re
 import runpy
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -13,6 +18,7 @@ from PIL import Image
 import evaluate
 import predict
 import utils
+import vgg
 from datasets import classes
 from datasets.photos import read_photo
 from inference import crf
@@ -65,6 +71,12 @@ def network(wild):
 def run(checkpoint, images, output_dir, *more):
     return predict.main(['--checkpoint_path', str(checkpoint), '--output_dir', str(output_dir), *map(str, more),
                          '--images', *map(str, images)])
+
+
+def enlarge_by_opencv(probabilities, height, width):
+    """The most probable classes [height, width] of probabilities [h, w, C]."""
+    return np.dstack([cv2.resize(probabilities[:, :, index], (width, height))
+                      for index in range(probabilities.shape[-1])]).argmax(axis=-1)
 
 
 def read_labels(path, palette=classes.VOC.palette):
@@ -133,7 +145,7 @@ def test_a_photo_beyond_memory_is_skipped(trained, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(predict, 'predict', fail)
     Image.fromarray(draw_photo(8, 8)).save(tmp_path / 'a.png')
     assert run(trained / 'train', [tmp_path / 'a.png'], tmp_path / 'out') == 1
-    assert 'a.png: out of memory; lower --max_side' in capsys.readouterr().err
+    assert 'a.png: out of memory; lower --tile or --max_side' in capsys.readouterr().err
 
 
 def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, network, tmp_path):
@@ -143,8 +155,7 @@ def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, netw
     seen = predict.shrink(photo, 40)
     assert seen.shape == (22, 40, 3)
     probabilities = network(seen)
-    np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a.png'),
-                                  predict.most_probable(probabilities, 90, 160))
+    np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a.png'), enlarge_by_opencv(probabilities, 90, 160))
     refined = Image.fromarray(crf.refine(seen, probabilities)).resize((160, 90), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), np.array(refined))
 
@@ -221,27 +232,111 @@ def test_scales_and_mirrors_are_of_the_photo_within_max_side(wild, network, tmp_
         mean = mean + np.dstack([np.array(Image.fromarray(each).resize((40, 22), Image.Resampling.BILINEAR))
                                  for each in np.moveaxis(both, -1, 0)]) / 2
     labels = read_labels(tmp_path / 'out' / 'a.png')
-    assert (labels == predict.most_probable(mean, 88, 160)).mean() > 0.99  # levels rounded twice, once the other way
-    assert (labels == predict.most_probable(network(np.uint8(np.round(seen))), 88, 160)).mean() < 0.99
+    assert (labels == enlarge_by_opencv(mean, 88, 160)).mean() > 0.99  # levels rounded twice, once the other way
+    assert (labels == enlarge_by_opencv(network(np.uint8(np.round(seen))), 88, 160)).mean() < 0.99
 
 
-# ------------------------------------------------------------------------------------------- scaling, pictures
-
-
-def test_most_probable_interpolates_between_pixel_centres():
-    first = np.array([[1, 0]], np.float32)
-    labels = predict.most_probable(np.dstack([first, 0.4 * np.ones_like(first)]), 2, 8)
-    # first falls from 1 to 0 between columns 1.5 and 5.5: it is 0.625 in column 3 and 0.375 in column 4.
-    assert labels.dtype == np.uint8 and labels.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 2
-    probabilities = np.random.RandomState(0).rand(5, 7, 21).astype(np.float32)
-    np.testing.assert_array_equal(predict.most_probable(probabilities, 5, 7), probabilities.argmax(axis=-1))
-    assert predict.most_probable(probabilities, 40, 20000).shape == (40, 20000)
+# ------------------------------------------------------------------------------------------- large photos
 
 
 @pytest.mark.parametrize('size, expected', [((40, 20000), (4, 2048)), ((1, 65535), (1, 2048)), ((4096, 3), (2048, 2)),
                                             ((2048, 2048), (2048, 2048)), ((1, 1), (1, 1))])
 def test_shrink_keeps_a_pixel(size, expected):
     assert predict.shrink(np.zeros((*size, 3), np.uint8), 2048).shape == (*expected, 3)
+
+
+def test_a_photo_in_tiles(wild, network, tmp_path):
+    """Tiles of 32 pixels without overlap are 32 photos, one by one."""
+    photo = draw_photo(100, 250)
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    assert run(wild, [tmp_path / 'a.png'], tmp_path / 'out', '--tile', 32, '--overlap', 0, '--crf') is None
+    expected = np.concatenate([np.concatenate([network(photo[top:top + 32, left:left + 32])
+                                               for left in range(0, 250, 32)], axis=1) for top in range(0, 100, 32)])
+    np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a.png'), expected.argmax(axis=-1))
+    np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), crf.refine(photo, expected))
+
+
+def test_tiles_differ_from_one_pass_only_near_their_edges(wild, network):
+    """Windows of 512 pixels begin at 0, 288 and 608, so the first alone is seen before 288. The network sees less than
+    160 pixels to either side, so what it finds before 288 - 160 is what one pass finds; and after 800 + 160."""
+    photo = draw_photo(64, 1100)
+    with predict.Segmenter(wild, tile=512, overlap=32) as segmenter:
+        tiles, once = segmenter.probabilities(photo), network(photo)
+    for part in (slice(128), slice(960, 1100)):
+        np.testing.assert_allclose(tiles[:, part], once[:, part], atol=1e-5)
+    assert 0 < np.abs(tiles - once).max() < 0.2
+
+
+def test_the_crf_sees_a_large_photo_scaled_down(monkeypatch):
+    photo, halves = draw_photo(40, 100), np.zeros((40, 100, 2), np.float32)
+    halves[:, :30, 0] = halves[:, 30:, 1] = 1
+    monkeypatch.setattr(predict, 'CRF_SIDE', 50)
+    maps = predict.predict(SimpleNamespace(strips=lambda _: [(0, halves[:7]), (7, halves[7:])]), photo, None,
+                           crf.DEFAULTS)
+    expected = crf.refine(photo.reshape(20, 2, 50, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8), halves[::2, ::2])
+    assert (maps['crfed'] == np.kron(expected, np.ones((2, 2)))).mean() > 0.99
+    np.testing.assert_array_equal(maps['plain'], halves.argmax(axis=-1))
+
+
+@pytest.mark.parametrize('more', [[], ['--max_side', 40], ['--tile', 64, '--overlap', 32]])
+def test_confidence_and_probabilities(more, wild, network, tmp_path):
+    photo = draw_photo(90, 160)
+    Image.fromarray(photo).save(tmp_path / 'a.png')
+    assert run(wild, [tmp_path / 'a.png'], tmp_path / 'out', '--save_confidence', '--save_probabilities', *more) is None
+    assert sorted(os.listdir(tmp_path / 'out')) == ['a.png', 'a_confidence.png', 'a_overlay.jpg', 'a_probabilities.npz']
+    saved, confidence = np.load(tmp_path / 'out' / 'a_probabilities.npz'), Image.open(tmp_path / 'out/a_confidence.png')
+    assert sorted(saved) == ['classes', 'probabilities'] and saved['classes'].tolist() == list(classes.VOC.names)
+    probabilities = saved['probabilities']
+    assert probabilities.dtype == np.float16 and probabilities.shape == (90, 160, 21) and confidence.mode == 'L'
+    np.testing.assert_allclose(probabilities.sum(axis=-1, dtype=np.float32), 1, atol=2e-3)
+    np.testing.assert_allclose(np.array(confidence) / 255, probabilities.max(axis=-1), atol=0.0025)
+    chosen = np.take_along_axis(probabilities, read_labels(tmp_path / 'out' / 'a.png')[:, :, np.newaxis], axis=-1)
+    np.testing.assert_array_equal(chosen[:, :, 0], probabilities.max(axis=-1))
+    if not more:
+        np.testing.assert_array_equal(probabilities, network(photo).astype(np.float16))
+
+
+# ------------------------------------------------------------------------------------------- in Python
+
+
+def test_segmenters_in_threads(wild, trained, network, tmp_path):
+    """Two networks in one process, each used by two threads at once; the caller's graph stays empty."""
+    photos = [draw_photo(40, 60, seed) for seed in range(4)]
+    with predict.Segmenter(wild) as first, predict.Segmenter(str(trained)) as second, ThreadPoolExecutor(4) as pool:
+        found = [list(pool.map(segmenter.probabilities, photos)) for segmenter in (first, second)]
+        np.testing.assert_array_equal(list(pool.map(first, photos)), [network(each).argmax(axis=-1) for each in photos])
+        Image.fromarray(photos[0]).save(tmp_path / 'a.png')
+        np.testing.assert_array_equal(first(tmp_path / 'a.png'), first(photos[0]))
+        assert first(photos[0]).dtype == np.uint8 and second.class_set == classes.VOC
+    np.testing.assert_array_equal(found[0], [network(photo) for photo in photos])
+    assert found[0][0].dtype == np.float32 and np.abs(found[0][0] - found[1][0]).max() > 0.01
+    assert not tf.get_default_graph().get_operations()
+
+
+def test_segmenter_averages(wild, network):
+    photo = draw_photo(40, 60)
+    with predict.Segmenter(wild, flip=True) as segmenter:
+        mean = (network(photo) + network(np.ascontiguousarray(photo[:, ::-1]))[:, ::-1]) / 2
+        np.testing.assert_allclose(segmenter.probabilities(photo), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 5, 3)), np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8)])
+def test_what_is_not_a_photo_is_named(image):
+    found = f'the photo is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3] in RGB'
+    with pytest.raises(ValueError, match=re.escape(found)):
+        predict.as_photo(image)
+
+
+@pytest.mark.slow
+def test_segmenter_leaves_eager_tensorflow_alone(wild, tmp_path):
+    """In a process of its own, as a notebook has it."""
+    code = ('import numpy as np, tensorflow as tf, vgg\nbefore = tf.constant([1.0]) * 2\nfrom predict import Segmenter\n'
+            f'vgg.BLOCKS = {vgg.BLOCKS}\nlabels = Segmenter({str(wild)!r})(np.zeros((8, 9, 3), np.uint8))\n'
+            'assert tf.executing_eagerly() and (before * 2).numpy() == 4 and labels.shape == (8, 9)\nprint("done")')
+    ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                         cwd=os.path.dirname(predict.__file__))
+    assert ran.stdout == 'done\n', ran.stderr
+    assert 'deprecated' not in ran.stderr
 
 
 # ------------------------------------------------------------------------------------------- export
@@ -305,6 +400,7 @@ def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('argv, code, message', [
     ([], 2, 'one of the arguments --images and --export is required'),
     (['--images', 'a.jpg', '--max_side', '0'], 2, 'argument --max_side: 0 is not a number from 1 up'),
+    (['--images', 'a.jpg', '--tile', '99', '--overlap', '68'], 2, '--overlap 68: must be at least 32 below --tile 99'),
     (['--images', 'gone.jpg'], 1, '--images: no photo found (gone.jpg: no such file or folder)'),
     (['--checkpoint_path', 'no.ckpt', '--images', 'a.jpg'], 1, 'no.ckpt: no checkpoint there'),
 ])

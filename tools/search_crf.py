@@ -61,7 +61,9 @@ def parse_args(argv=None):
                         help='processes for the CRF')
     parser.add_argument('--output_dir', help='folder for crf.json and trials.csv; by default the folder "crf_search" '
                                              "in that of the checkpoint's run")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    averaging.check_flags(parser, args.tile, args.overlap)
+    return args
 
 
 @devices.explain_failures()
@@ -76,8 +78,8 @@ def main(argv=None):
     names = read_names(args.dataset)
     check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
-    maps = predict_maps(checkpoint, args.dataset, number_of_classes, spread(args.num_images, len(names)), args.scales,
-                        args.flip)
+    passes = averaging.Passes(args.scales, args.flip, args.tile, args.overlap)
+    maps = predict_maps(checkpoint, args.dataset, number_of_classes, spread(args.num_images, len(names)), passes)
     without_crf = mean_iou(sum(confusion_matrix(example['label'], probabilities.argmax(axis=-1), number_of_classes)
                                for example, probabilities in maps))
     if math.isnan(without_crf):
@@ -88,7 +90,7 @@ def main(argv=None):
     write_results(output_dir, trials, without_crf, {
         'dataset': args.dataset, 'images': len(maps), 'checkpoint': checkpoint,
         'step': weights.checkpoint_step(checkpoint), 'sha256': weights.hash_checkpoint(checkpoint),
-        'scales': list(args.scales), 'flip': args.flip, 'seed': args.seed})
+        **passes._asdict(), 'seed': args.seed})
     print(f'{output_dir}/crf.json for --crf_params; trials.csv beside it')
     return None if len(trials) == args.trials else 130
 
@@ -122,7 +124,7 @@ def spread(number, total):
     return [index * total // number for index in range(number)]
 
 
-def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
+def predict_maps(checkpoint, record, number_of_classes, numbers, passes):
     """Predicts the images of a record that have these numbers; returns a list of (example, see batches.whole_images;
     probabilities, float16 [H, W, C])."""
     maps = []
@@ -133,7 +135,7 @@ def predict_maps(checkpoint, record, number_of_classes, numbers, scales, flip):
         for number in tqdm.trange(numbers[-1] + 1, desc='predicting', unit='image'):
             example = batches.run_input(session, reader.next_example, record)
             if number in numbers:
-                probabilities = predictor.predict_example(session, network, example, record, scales, flip)
+                probabilities = predictor.predict_example(session, network, example, record, passes)
                 maps.append((example, probabilities.astype(np.float16)))
     return maps
 

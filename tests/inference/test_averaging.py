@@ -1,6 +1,8 @@
-"""Averages over scales and mirrors, by networks whose answers are known."""
+"""Averages over scales and mirrors, and windows, by networks whose answers are known."""
 import argparse
+import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 
@@ -96,6 +98,68 @@ def test_any_size_and_number_of_classes_sums_to_1(size, classes):
     said = averaging.average_probabilities(run, np.zeros((*size, 3), np.uint8), (0.1, 0.75, 1, 1.7), flip=True)
     assert said.shape == (*size, classes) and said.min() >= 0
     np.testing.assert_allclose(said.sum(axis=-1), 1, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- windows
+
+
+@pytest.mark.parametrize('side', [1, 31, 64, 65, 96, 127, 128, 129, 500, 1000, 2049])
+@pytest.mark.parametrize('tile, overlap', [(64, 32), (128, 0), (100, 30), (256, 224), (1024, 128)])
+def test_windows_cover_a_side_and_weigh_1(side, tile, overlap):
+    windows, total = averaging.place_windows(side, tile, overlap), np.zeros(side)
+    for window in windows:
+        assert window.start % 32 == 0 and 0 < window.stop - window.start <= tile and window.weights.min() >= 0
+        total[window.start:window.stop] += window.weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert windows[0].start == 0 and windows[-1].stop == side
+    for first, second in zip(windows, windows[1:]):
+        assert first.start < second.start <= first.stop - overlap
+    if tile >= side:
+        assert len(windows) == 1 and (windows[0].weights == 1).all()
+
+
+def test_the_weights_are_a_raised_cosine():
+    """Two windows of 64 pixels over 96 share 32: the first falls there as (1 + cos) / 2."""
+    first, second = averaging.place_windows(96, 64, 32)
+    falling = (1 + np.cos(np.pi * (np.arange(32) + 0.5) / 32)) / 2
+    np.testing.assert_allclose(first.weights, [1] * 32 + falling.tolist(), atol=1e-6)
+    np.testing.assert_allclose(second.weights, (1 - falling).tolist() + [1] * 32, atol=1e-6)
+
+
+@pytest.mark.parametrize('scales, flip', [((1.0,), False), ((0.5, 1.0), True)])
+@pytest.mark.parametrize('size', [(300, 500), (129, 64), (40, 700)])
+def test_without_context_windows_give_what_one_pass_gives(size, scales, flip):
+    """A network that looks at each pixel alone, on an image whose brightness is smooth."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[:] = np.linspace(0, 255, size[1])[:, np.newaxis].round()
+
+    def run(seen):
+        assert max(seen.shape[:2]) <= 64
+        return two_classes(seen[:, :, 0] / 255)
+
+    strips = list(averaging.predict_strips(run, image, averaging.Passes(scales, flip, 64, 16)))
+    assert [top for top, _ in strips] == np.cumsum([0] + [len(strip) for _, strip in strips])[:-1].tolist()
+    np.testing.assert_allclose(averaging.join_strips(strips, size), two_classes(image[:, :, 0] / 255), atol=0.01)
+
+
+def test_memory_holds_two_rows_of_windows():
+    image, tile, classes = np.zeros((1500, 600, 3), np.uint8), 128, 21
+    row = tile * 600 * classes * 4
+    tracemalloc.start()
+    for _, strip in averaging.predict_strips(lambda seen: np.ones((*seen.shape[:2], classes), np.float32), image,
+                                             averaging.Passes(tile=tile, overlap=32)):
+        assert len(strip) <= tile
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.2 * row  # with the windows themselves; the complete map would be 11.7
+
+
+@pytest.mark.parametrize('size', [(90, 160), (22, 500), (90, 40)])
+def test_enlarge_is_bilinear_in_every_strip(size):
+    small = np.random.RandomState(0).dirichlet(np.ones(5), (22, 40)).astype(np.float32)
+    strips = list(averaging.enlarge(small, size, rows=16))
+    assert max(len(strip) for _, strip in strips) <= 16
+    np.testing.assert_allclose(averaging.join_strips(strips, size), cv2.resize(small, size[::-1]), atol=1e-5)
 
 
 def test_parse_scales():

@@ -224,7 +224,7 @@ def test_g3_cudnn_without_memory_is_a_photo_too_large(small_runs, trained, tmp_p
 
     monkeypatch.setattr(predict, 'predict', fail)
     run_program('predict', None, trained, tmp_path)
-    assert 'a.png: out of memory; lower --max_side' in capsys.readouterr().err
+    assert 'a.png: out of memory; lower --tile or --max_side' in capsys.readouterr().err
 
 
 def test_g3_the_record_is_blamed_for_its_own_faults_only(record):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,12 +255,12 @@ def test_evaluate_takes_the_parameters(trained, held_out, tmp_path, without_iter
     assert metrics['scorecard']['crf_parameters'] == {**crf.DEFAULTS._asdict(), 'iterations': 0}
 
 
-def test_predict_takes_the_parameters(monkeypatch, without_iterations):
+def test_predict_takes_the_parameters(without_iterations):
     image, label, probabilities = noisy_map(0)
-    monkeypatch.setattr(predict, 'predict_image', lambda *args: probabilities)
+    segmenter = SimpleNamespace(strips=lambda image: [(0, probabilities)])
     for others, expected in (([], label), (['--crf_params', without_iterations], probabilities.argmax(axis=-1))):
         args = predict.parse_args(['--images', 'a.png', '--crf', *others])
-        maps = predict.predict(None, None, image, args.max_side, args.crf_params)
+        maps = predict.predict(segmenter, image, args.max_side, args.crf_params)
         np.testing.assert_array_equal(maps['crfed'], expected)
 
 
