@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from datasets import records
 from utils import voc_palette
 
 
@@ -18,12 +19,7 @@ def make_example(name, image_path, mask_path, table):
     height, width, _ = cv2.imread(image_path).shape
     blue, green, red = cv2.split(cv2.imread(mask_path).astype(np.int32))
     label = table[(red * 256 + green) * 256 + blue].astype(np.uint8)
-    values = {'image/filename': name.encode(), 'image/encoded': encoded, 'image/label': label.tobytes(),
-              'image/format': b'jpeg'}
-    features = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for key, value in values.items()}
-    for key, value in (('image/height', height), ('image/width', width)):
-        features[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-    return tf.train.Example(features=tf.train.Features(feature=features))
+    return records.make_example(name.encode(), encoded, label.tobytes(), height, width)
 
 
 def main(argv=None):
@@ -35,9 +31,8 @@ def main(argv=None):
             names = file.read().split()
         with tf.io.TFRecordWriter(os.path.join(output_dir, f'{split}.record')) as writer:
             for name in names:
-                example = make_example(name, os.path.join(data_dir, 'JPEGImages', f'{name}.jpg'),
-                                       os.path.join(data_dir, 'SegmentationClass', f'{name}.png'), table)
-                writer.write(example.SerializeToString())
+                writer.write(make_example(name, os.path.join(data_dir, 'JPEGImages', f'{name}.jpg'),
+                                          os.path.join(data_dir, 'SegmentationClass', f'{name}.png'), table))
 
 
 if __name__ == '__main__':

@@ -55,7 +55,8 @@ def describe(num_gpus=1):
     """TensorFlow's version and the devices that compute, str; it names what keeps GPUs from being used."""
     gpus = list_gpus()
     if gpus:
-        names = ', '.join(sorted({name_gpu(gpu) for gpu in gpus[:num_gpus]}))
+        details = map(tf.config.experimental.get_device_details, gpus[:num_gpus])
+        names = ', '.join(sorted({each.get('device_name', 'of unknown model') for each in details}))
         more = '; the others stay free (train.py --num_gpus uses more)' if len(gpus) > num_gpus else ''
         devices = f'{num_gpus} of {len(gpus)} GPUs, {names}{more}'
     else:
@@ -65,13 +66,6 @@ def describe(num_gpus=1):
             '; warning: nvidia-smi works, but TensorFlow cannot use the GPU, because CUDA libraries are missing or the '
             f'driver is too old: {INSTALL}, or update the driver' if has_driver() else '')
     return f'TensorFlow {tf.__version__} computes on {devices}'
-
-
-def name_gpu(gpu):
-    try:
-        return tf.config.experimental.get_device_details(gpu)['device_name']
-    except (KeyError, ValueError):  # the driver does not know it
-        return 'of unknown model'
 
 
 def has_driver():

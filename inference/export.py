@@ -49,11 +49,8 @@ def build_signature(fcn, network):
         return tf.nn.softmax(fcn(image[tf.newaxis], network))[0]
 
     images = tf.placeholder(tf.uint8, [None, None, None, 3], name='images')
-    batch, height, width, _ = tf.unstack(tf.shape(images))
-    more = [0, tf.cast(tf.equal(batch, 0), tf.int32)]  # map_fn needs an image, of which nothing is returned
-    filled = tf.pad(images, [more, more, more, [0, 0]])
-    probabilities = tf.map_fn(predict_one, filled, fn_output_signature=tf.float32, parallel_iterations=1)
-    return make_signature(images, probabilities[:batch, :height, :width])
+    probabilities = tf.map_fn(predict_one, images, fn_output_signature=tf.float32, parallel_iterations=1)
+    return make_signature(images, probabilities)
 
 
 def make_signature(images, probabilities):

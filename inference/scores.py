@@ -40,23 +40,19 @@ def mean_accuracy(confusion):
 
 def pixel_accuracy(confusion):
     """Share of the annotated pixels that are predicted correctly; nan if there are none."""
-    total = confusion.sum()
-    return float(np.diag(confusion).sum() / total) if total else float('nan')
+    return float(_divide(np.diag(confusion).sum(), confusion.sum()))
 
 
 def frequency_weighted_iou(confusion):
     """Mean of iou_per_class, each class weighted by its share of the annotated pixels; nan if there are none.
     Source: section 5 of Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", which also
     defines pixel accuracy and mean accuracy."""
-    frequency = confusion.sum(1)
-    annotated = frequency > 0
-    if not annotated.any():
-        return float('nan')
-    return float(np.average(iou_per_class(confusion)[annotated], weights=frequency[annotated]))
+    return float(_divide(np.nansum(confusion.sum(1) * iou_per_class(confusion)), confusion.sum()))
 
 
 def _divide(hits, counts):
-    return np.divide(hits, counts, out=np.full(len(hits), np.nan), where=counts > 0)
+    with np.errstate(invalid='ignore'):  # 0 / 0 is nan
+        return hits / counts
 
 
 def _mean_of_known(values):

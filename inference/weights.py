@@ -26,9 +26,6 @@ def find_checkpoint(path):
     Raises UserError if there is none, it is damaged, or TensorFlow cannot use its path."""
     if os.path.isdir(os.path.join(path, 'train')):
         path = os.path.join(path, 'train')
-    for file in (path, f'{path}.index', os.path.join(path, 'checkpoint')):  # TensorFlow would wait for a pipe
-        if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
-            raise UserError(f'{file}: is not a file; give a checkpoint or the folder of a run')
     checkpoint = path
     if os.path.isdir(path):
         state = read_state(path)
@@ -91,8 +88,7 @@ def hash_checkpoint(checkpoint):
     stem = glob.escape(checkpoint)
     for path in (glob.glob(stem + '.index') + sorted(glob.glob(stem + '.data-*'))) or [checkpoint]:
         with open(path, 'rb') as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

@@ -13,7 +13,6 @@ library reads it. The network is train.py's, with these differences:
     fc6 and the skips lack the cells in that border: near the edges of an image the scores differ.
 """
 import os
-import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -87,18 +86,16 @@ def convert_blobs(blobs, path):
     with tf.Graph().as_default():
         train.fcn(tf.placeholder(tf.float32, [1, None, None, 3]), network)
         shapes = {variable.op.name: variable.shape.as_list() for variable in network_variables()}
-    variables, layers = {}, set()
+    if 'scale_pool4' in blobs:  # all other checks would let it pass
+        raise utils.UserError(f'{path}: is the "at once" model; give fcn8s-heavy-pascal.caffemodel')
+    variables = {}
     for name, shape in shapes.items():
         if '/scale_' in name:
             variables[name] = np.float32(1)
             continue
         scope, kind = (name, KINDS[0]) if name in LAYERS else name.rsplit('/', 1)
         layer = LAYERS.get(scope, os.path.basename(scope))
-        layers.add(layer)
         variables[name] = convert_blob(blobs.get(layer, []), KINDS.index(kind), shape, f'{path}: {kind} of {layer}')
-    # Layers of VGG19 and of the "at once" model, which scales pool3 and pool4: all other checks would let them pass.
-    if others := [layer for layer in blobs if layer not in layers and re.match(r'conv\d|scale_', layer)]:
-        raise utils.UserError(f'{path}: FCN-8s has no layer {others[0]}; give fcn8s-heavy-pascal.caffemodel')
     kernel = variables['vgg_16/conv1/conv1_1/weights'][:, :, ::-1]  # RGB
     variables['vgg_16/conv1/conv1_1/weights'] = kernel
     variables['vgg_16/conv1/conv1_1/biases'] += (np.subtract(vgg.RGB_MEAN, RGB_MEAN) @ kernel.sum((0, 1))
@@ -109,13 +106,10 @@ def convert_blobs(blobs, path):
 def convert_blob(of_layer, index, shape, name):
     """One of a layer's blobs as a variable; [out, in, h, w] becomes [h, w, in, out], also of a transposed convolution,
     which both libraries compute as the gradient of a convolution. UserError, with `name`, if it does not fit."""
-    if len(of_layer) <= index:
-        raise utils.UserError(f'{name} are missing; give fcn8s-heavy-pascal.caffemodel')
-    values = of_layer[index]
+    values = of_layer[index] if index < len(of_layer) else np.empty(0)
     values = values.transpose(2, 3, 1, 0) if values.ndim == len(shape) == 4 else values.ravel()
     if list(values.shape) != shape:
-        raise utils.UserError(f'{name} have the shape {list(of_layer[index].shape)}, FCN-8s needs '
-                              f'{[shape[axis] for axis in (3, 2, 0, 1)] if len(shape) == 4 else shape}')
+        raise utils.UserError(f'{name} are missing or not {shape}; give fcn8s-heavy-pascal.caffemodel')
     return values
 
 

@@ -246,11 +246,6 @@ def save(session, saver, folder, step, write_state=True):
 
 def find_temporary(folder):
     """Paths of what a program that was killed while it wrote a checkpoint left behind, list of str."""
-    steps = list_steps(folder)
-    found = []
-    for name in os.listdir(folder):
-        data = re.fullmatch(r'model\.ckpt-(\d+)\.data-\d+-of-\d+', name)
-        if (data and int(data.group(1)) not in steps
-                or re.fullmatch(r'model\.ckpt-\d+\..*\.tempstate\d+|checkpoint\.tmp[0-9a-f]{32}', name)):
-            found.append(os.path.join(folder, name))
-    return found
+    complete = tuple(f'model.ckpt-{step}.' for step in list_steps(folder))
+    return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith('checkpoint.tmp')
+            or re.match(r'model\.ckpt-\d+\.', name) and not name.startswith(complete)]

@@ -520,14 +520,6 @@ def test_d8_a_record_cut_anywhere_is_noticed(tmp_path, record, rest):
         records.count_examples(str(cut))
 
 
-@pytest.mark.parametrize('make', [lambda path: os.mkfifo(path), lambda path: os.mkfifo(f'{path}.index'),
-                                  lambda path: (os.mkdir(path), os.mkfifo(f'{path}/checkpoint'))])
-def test_a_pipe_for_a_checkpoint_is_one_line(tmp_path, make):
-    make(str(tmp_path / 'a'))
-    with pytest.raises(UserError, match='is not a file; give a checkpoint or the folder of a run'):
-        find_checkpoint(str(tmp_path / 'a'))
-
-
 def test_a_pipe_for_a_record_is_one_line(tmp_path):
     os.mkfifo(tmp_path / 'a')
     with pytest.raises(UserError, match='is not a file'):

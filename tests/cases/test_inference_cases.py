@@ -152,15 +152,6 @@ def test_p3_other_runtimes_give_the_same_classes(exported, camvid_run, tmp_path,
     assert len(found) > 3
 
 
-@pytest.mark.parametrize('size', [(64, 64), (33, 47), (0, 0)])
-def test_p3_a_batch_of_no_images_gives_no_classes(exported, size):
-    with tf.Session() as session:
-        signature = tf.saved_model.load(session, ['serve'], exported).signature_def['serving_default']
-        found = session.run({name: output.name for name, output in signature.outputs.items()},
-                            {signature.inputs['image'].name: np.zeros((0, *size, 3), np.uint8)})
-    assert found['classes'].shape == (0, *size) and found['probabilities'].shape == (0, *size, 11)
-
-
 # ------------------------------------------------------------------------------------------- P4: many classes
 
 

@@ -116,13 +116,12 @@ def change(**changed):
 
 
 @pytest.mark.parametrize('blobs, words', [
-    (lambda: {}, 'weights of conv1_1 are missing; give fcn8s-heavy-pascal.caffemodel'),
+    (lambda: {}, r'weights of conv1_1 are missing or not \[3, 3, 3, \d+\]; give fcn8s-heavy-pascal.caffemodel'),
     (lambda: change(upscore8=None), 'weights of upscore8 are missing'),
     (lambda: change(fc7=[np.ones((16, 16, 1, 1))]), 'biases of fc7 are missing'),
     (lambda: change(score_fr=[np.ones((60, 16, 1, 1)), np.ones(60)]),
-     r'weights of score_fr have the shape \[60, 16, 1, 1\], FCN-8s needs \[21, 16, 1, 1\]'),
-    (lambda: change(conv3_4=[np.ones((16, 16, 3, 3)), np.ones(16)]), 'FCN-8s has no layer conv3_4'),
-    (lambda: change(scale_pool4=[np.ones(16)]), 'FCN-8s has no layer scale_pool4')])  # of the "at once" model
+     r'weights of score_fr are missing or not \[1, 1, 16, 21\]'),
+    (lambda: change(scale_pool4=[np.ones(16)]), 'is the "at once" model')])
 def test_a_file_of_another_network(blobs, words):
     with pytest.raises(utils.UserError, match=f'^a.caffemodel: {words}'):
         convert_fcn8s.convert_blobs(blobs(), 'a.caffemodel')
