@@ -65,7 +65,7 @@ def main(argv=None):
 
     scorecard = make_scorecard(checkpoint, found, passes, args)
     print_scores(found.scores, found.class_set.names)
-    print_loss_by_crf(found.scores)
+    warn_of_crf(found.scores)
     print('{dataset}, {images} images; {checkpoint}, step {step}, sha256 {sha256}; VGG16 from {vgg_weights_from}; '
           'seed {seed}'.format(**scorecard))
     write_metrics(output_dir, found, scorecard)
@@ -134,7 +134,7 @@ def print_scores(scores, class_names):
         print((f'{name:{width}}' + ''.join(f'{cell:>14}' for cell in cells)).rstrip())
 
 
-def print_loss_by_crf(scores):
+def warn_of_crf(scores):
     """Prints a line if the CRF lowers the mean IoU. scores: dict as of Evaluation."""
     if 'crf' in scores:
         plain, refined = (scores[name].figures()['mean_iou'] for name in ('plain', 'crf'))

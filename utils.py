@@ -181,6 +181,11 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
+    def add_argument(self, *names, **settings):
+        if settings.get('required'):
+            settings['default'] = argparse.SUPPRESS  # else the help names None as its default
+        return super().add_argument(*names, **settings)
+
     def error(self, message):
         self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 

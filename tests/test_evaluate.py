@@ -128,8 +128,8 @@ def test_print_scores(capsys):
 def test_a_crf_that_lowers_the_mean_iou_is_named(capsys, refined, line):
     """Class 0: 2 of 3 pixels, class 1: 1 of 2."""
     plain = SCORE if refined is SCORE else [[(0, 0), (1, 1)]]
-    evaluate.print_loss_by_crf({'plain': score_of(plain), 'crf': score_of(refined)})
-    evaluate.print_loss_by_crf({'plain': score_of(plain)})
+    evaluate.warn_of_crf({'plain': score_of(plain), 'crf': score_of(refined)})
+    evaluate.warn_of_crf({'plain': score_of(plain)})
     out = capsys.readouterr().out
     assert out.startswith(line) and bool(out) == bool(line)
 

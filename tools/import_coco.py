@@ -7,7 +7,6 @@ Class 0 is the background, and the categories are 1, 2, ... in the order of thei
 run-length encodings and crowds: crowds first, then the objects from large to small, so that the smaller one of two that
 overlap is on top. The format: https://cocodataset.org/#format-data.
 """
-import argparse
 import contextlib
 import glob
 import os
@@ -32,9 +31,9 @@ except ImportError:
 
 def parse_args(argv=None):
     parser = utils.ArgumentParser("Draws the objects of a COCO JSON file as masks in VOC's layout.")
-    parser.add_argument('--annotations', required=True, metavar='FILE', default=argparse.SUPPRESS,
+    parser.add_argument('--annotations', required=True, metavar='FILE',
                         help='JSON file with images, annotations and categories')
-    parser.add_argument('--images', required=True, metavar='DIR', default=argparse.SUPPRESS,
+    parser.add_argument('--images', required=True, metavar='DIR',
                         help='folder of the images that the file names')
     parser.add_argument('--output_dir', default='coco',
                         help="folder to write, in VOC's layout; several JSON files may share it")
