@@ -4,8 +4,9 @@
                 "task": {"type": "chief", "index": 0}}' python train.py
 
 The chief alone holds the graph and the session, validates and writes files. All other tasks run a TensorFlow server and
-lend it their devices: workers compute towers, parameter servers (ps) hold the variables. Unlike
-with SyncReplicasOptimizer, no gradient can be late or counted twice. Collective all-reduce would need a restart of all programs when one is lost; here training waits until it is back.
+lend it their devices: workers compute towers, parameter servers (ps) hold the variables. Unlike with
+SyncReplicasOptimizer, no gradient can be late or counted twice. Collective all-reduce would need a restart of all
+programs when one is lost; here training waits until it is back.
 """
 import contextlib
 import json
