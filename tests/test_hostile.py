@@ -396,7 +396,7 @@ def test_a_full_disk_under_the_pictures(fill, left, named, folder, trained, smal
 
 @pytest.mark.slow
 def test_a_full_disk_under_the_export(trained, small_disk, monkeypatch, capfd):
-    disk = small_disk(4000)
+    disk = small_disk(100)
     argv = ['--checkpoint_path', str(trained / 'train'), '--export', str(disk)]
     code, lines = run(predict, argv, monkeypatch, capfd)
     assert code == 1 and os.listdir(disk) == []
