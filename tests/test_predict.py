@@ -331,7 +331,8 @@ def test_what_is_not_a_photo_is_named(image):
 def test_segmenter_leaves_eager_tensorflow_alone(wild, tmp_path):
     """In a process of its own, as a notebook has it."""
     code = ('import numpy as np, tensorflow as tf, vgg\nbefore = tf.constant([1.0]) * 2\n'
-            f'from predict import Segmenter\nvgg.BLOCKS = {vgg.BLOCKS}\nlabels = Segmenter({str(wild)!r})(np.zeros((8, 9, 3), np.uint8))\n'
+            f'from predict import Segmenter\nvgg.BLOCKS = {vgg.BLOCKS}\n'
+            f'labels = Segmenter({str(wild)!r})(np.zeros((8, 9, 3), np.uint8))\n'
             'assert tf.executing_eagerly() and (before * 2).numpy() == 4 and labels.shape == (8, 9)\nprint("done")')
     ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                          cwd=os.path.dirname(predict.__file__))
