@@ -47,7 +47,7 @@ def parse_args(argv=None):
                             help=f'list of the {role} images: ImageSets/Segmentation/NAME.txt; may be one for both')
         parser.add_argument(f'--{role}_label_dir', default='SegmentationClass',
                             help=f'folder of the {role} masks in --data_dir; SegmentationClassAug for those of SBD')
-    parser.add_argument('--val_fraction', type=fraction, metavar='F',
+    parser.add_argument('--val_fraction', type=scale_factor, metavar='F',
                         help='for data without a val list: use about F of the train list, or of all masks if there are '
                              'no lists, for validation; chosen by a hash of the id, so the same images each time')
     parser.add_argument('--sbd_dir', metavar='DIR',
@@ -69,6 +69,8 @@ def parse_args(argv=None):
                         help='read everything, print what is wrong, and write nothing; exit code 1 if something is')
     parser.add_argument('--check_json', metavar='FILE', help='with --check: write what was found to this file as well')
     args = parser.parse_args(argv)
+    if args.val_fraction == 1:
+        parser.error('--val_fraction 1 leaves nothing to train on; give a number below it')
     if args.check_json and not args.check:
         parser.error('--check_json goes with --check')
     if args.sbd_dir and args.classes:
@@ -82,13 +84,6 @@ def scale_factor(text):
         if 0 < float(text) <= 1:
             return float(text)
     raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0 and up to 1')
-
-
-def fraction(text):
-    """argparse type: a float above 0 and below 1."""
-    if scale_factor(text) == 1:
-        raise argparse.ArgumentTypeError('1 leaves nothing to train on; give a number below it')
-    return float(text)
 
 
 def convert_pair(split, image_id, class_set, scale):

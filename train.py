@@ -411,7 +411,7 @@ def train(args, placement=towers.HERE):
     UserError for what cannot be read, written or learned; utils.Stopped after a signal: the last step is saved.
     """
     with utils.StopSignals() as signals:
-        start_from = checkpoints.find_start(args.checkpoint_path, args.output_dir, args.fc_channels)
+        start_from = checkpoints.find_start(args.checkpoint_path, args.output_dir)
         data = read_data(args.dataset_train, args.dataset_val, args.classes, args.class_weights,
                          complete_images=args.recipe.crop_size == 0)
         print(classes.describe(data.class_set, classes.side_file(args.dataset_train), args.classes), flush=True)

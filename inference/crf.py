@@ -66,8 +66,7 @@ def find_fault():
 
 def check_installed(user):
     """Raises UserError if pydensecrf, which `user` (a flag or a program) needs, cannot be imported."""
-    fault = find_fault()
-    if fault:
+    if fault := find_fault():
         raise UserError(f'{user}: {fault}')
 
 
@@ -223,11 +222,9 @@ def read_parameters(path):
     try:
         with utils.open_file(path, encoding='utf-8') as file:
             return check_parameters(json.load(file))
-    except OSError as error:
-        problem = error.strerror
-    except ValueError as error:
-        problem = error
-    raise UserError(f'--crf_params {path}: {problem}; name a file that tools/search_crf.py wrote')
+    except (OSError, ValueError) as error:
+        raise UserError(f'--crf_params {path}: {getattr(error, "strerror", error)}; name a file that '
+                        'tools/search_crf.py wrote') from None
 
 
 def read_parameters_if_installed(path):
@@ -240,9 +237,7 @@ def read_parameters_if_installed(path):
 
 def check_parameters(content):
     """The Parameters in the content of a JSON file; a ValueError of one line if there are none."""
-    if not isinstance(content, dict):
-        raise ValueError('is not a JSON object')
-    numbers = {name: number for name, number in content.items() if name != HOW_FOUND}
+    numbers = {name: content[name] for name in content if name != HOW_FOUND} if isinstance(content, dict) else {}
     if numbers.keys() != set(Parameters._fields):
         raise ValueError(f'must have the parameters {", ".join(Parameters._fields)}, and no others')
     for name, number in numbers.items():

@@ -43,7 +43,7 @@ def parse_args(argv=None):
 
 
 def read_coco(path):
-    """Reads a JSON file as pycocotools' COCO; UserError if it cannot be read, or has another form."""
+    """Reads a JSON file as pycocotools' COCO; returns it and what find_classes returns. UserError if that fails."""
     if COCO is None:
         raise UserError('pycocotools is missing: pip install pycocotools')
     try:
@@ -51,7 +51,7 @@ def read_coco(path):
             coco = COCO(path)
         if not (coco.imgs and coco.anns and coco.cats):
             raise ValueError('has no images, no annotations or no categories')
-        return coco
+        return coco, *find_classes(coco)
     except OSError as error:
         raise UserError(f'--annotations {path}: {error.strerror}') from None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -129,11 +129,7 @@ def main(argv=None):
     list_path, names_path = os.path.join(lists, f'{args.split}.txt'), os.path.join(args.output_dir, 'class_names.txt')
     if os.path.exists(list_path):
         raise UserError(f'{list_path} exists already: give another --split or --output_dir')
-    coco = read_coco(args.annotations)
-    try:
-        class_set, class_of_category = find_classes(coco)
-    except ValueError as error:
-        raise UserError(f'--annotations {args.annotations}: the categories {error}') from None
+    coco, class_set, class_of_category = read_coco(args.annotations)
     if os.path.exists(names_path):
         classes.check_same(class_set, args.annotations, classes.read_classes(names_path), names_path)
     found = find_images(coco, args.images)

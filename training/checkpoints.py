@@ -27,20 +27,16 @@ TRUNK_NOTE = ("; it holds the convolutions only: fc6 and fc7 start at random. Th
               "(FCN-32s, VOC) where ImageNet's gave 57; tools/download.py fetches the complete file")
 
 
-def find_start(path, output_dir, fc_channels):
+def find_start(path, output_dir):
     """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
-    Without the flag, vgg_16.ckpt of the working folder is taken if `fc_channels` divides the width of its fc6, and
-    output_dir holds no run; this is printed. Raises UserError if the checkpoint is missing or damaged."""
+    Without the flag, vgg_16.ckpt of the working folder is taken if output_dir holds no run; this is printed. Raises
+    UserError if the checkpoint is missing or damaged."""
     if path:
         return None if path == 'none' else weights.find_checkpoint(path)
     if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
             or not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index')))):
         return None
-    held = weights.read_shapes(DEFAULT_START).get('vgg_16/fc6/weights', [fc_channels])[-1]
-    if held % fc_channels:
-        print(f'{DEFAULT_START} in this folder is not used: its fc6 has {held} channels, of which --fc_channels '
-              f'{fc_channels} is not a divisor')
-        return None
+    weights.read_shapes(DEFAULT_START)
     print(f'{DEFAULT_START} in this folder is used; --checkpoint_path none starts at random')
     return DEFAULT_START
 

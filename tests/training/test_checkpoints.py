@@ -131,25 +131,22 @@ def test_t14_vgg_16_in_the_folder_is_taken(small_runs, record, tmp_path, monkeyp
     assert read_settings('out/train')['vgg_weights_from'] == 'vgg_16.ckpt'
 
 
-@pytest.mark.parametrize('path, fc_channels, expected, printed', [
-    (None, 8, 'vgg_16.ckpt', 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n'),
-    (None, 16, None, 'vgg_16.ckpt in this folder is not used: its fc6 has 8 channels, of which --fc_channels 16 '
-     'is not a divisor\n'),
-    (None, 4, 'vgg_16.ckpt', 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n'),
-    ('none', 8, None, ''), ('./vgg_16.ckpt', 16, './vgg_16.ckpt', '')])
-def test_t14_what_a_run_starts_from(small_runs, tmp_path, monkeypatch, capsys, path, fc_channels, expected, printed):
+@pytest.mark.parametrize('path, expected, printed', [
+    (None, 'vgg_16.ckpt', 'vgg_16.ckpt in this folder is used; --checkpoint_path none starts at random\n'),
+    ('none', None, ''), ('./vgg_16.ckpt', './vgg_16.ckpt', '')])
+def test_t14_what_a_run_starts_from(small_runs, tmp_path, monkeypatch, capsys, path, expected, printed):
     monkeypatch.chdir(tmp_path)
     write_slim_checkpoint('./vgg_16.ckpt')
-    assert checkpoints.find_start(path, 'out', fc_channels) == expected
+    assert checkpoints.find_start(path, 'out') == expected
     assert capsys.readouterr().out == printed
 
 
 def test_t14_a_random_start_needs_no_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.mkdir('vgg_16.ckpt')  # a folder of that name is not taken
-    assert checkpoints.find_start(None, 'out', 8) is checkpoints.find_start('none', 'out', 8) is None
+    assert checkpoints.find_start(None, 'out') is checkpoints.find_start('none', 'out') is None
     with pytest.raises(UserError, match='missing.ckpt: no checkpoint there'):
-        checkpoints.find_start('missing.ckpt', 'out', 8)
+        checkpoints.find_start('missing.ckpt', 'out')
     assert capsys.readouterr().out == ''
 
 
@@ -159,7 +156,7 @@ def test_t14_a_damaged_file_is_named(small_runs, tmp_path, monkeypatch, harm):
     write_slim_checkpoint('./vgg_16.ckpt', version=tf.train.SaverDef.V1)
     harm(tmp_path / 'vgg_16.ckpt')
     with pytest.raises(UserError, match='vgg_16.ckpt: not a TensorFlow checkpoint, or damaged'):
-        checkpoints.find_start(None, 'out', 8)
+        checkpoints.find_start(None, 'out')
 
 
 @pytest.mark.parametrize('missing', ['vgg_16/conv3/conv3_1/biases', 'vgg_16/fc7/weights'])
