@@ -2,6 +2,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import utils
 import vgg
 from datasets import classes
 from datasets.photos import read_photo
-from inference import crf
+from inference import averaging, crf
 from inference.weights import find_checkpoint, network_variables
 from utils import UserError
 
@@ -160,20 +161,22 @@ def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, netw
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), np.array(refined))
 
 
-def test_the_pngs_give_the_mean_iou_of_evaluate(wild, record, pairs, tmp_path):
+@pytest.mark.parametrize('tile, overlap', [(1024, 128), (32, 0)])
+def test_the_pngs_give_the_mean_iou_of_evaluate(tile, overlap, wild, record, pairs, tmp_path):
     """On the JPEG files of a record, predict.py's PNGs score what evaluate.py finds, to the last pixel."""
     for serialized in tf.io.tf_record_iterator(record):
         features = tf.train.Example.FromString(serialized).features.feature
         name = features['image/filename'].bytes_list.value[0].decode()
         (tmp_path / f'{name}.jpg').write_bytes(features['image/encoded'].bytes_list.value[0])
-    assert run(wild, sorted(tmp_path.glob('*.jpg')), tmp_path / 'out') is None
+    assert run(wild, sorted(tmp_path.glob('*.jpg')), tmp_path / 'out', '--tile', tile, '--overlap', overlap) is None
 
     confusion = np.zeros((21, 21), np.int64)
     for number, (_, label) in enumerate(pairs):
         predicted = read_labels(tmp_path / 'out' / f'image{number}.png')
         np.add.at(confusion, (label[label != 255], predicted[label != 255]), 1)
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    scored = evaluate.evaluate(find_checkpoint(str(wild)), record).scores['plain']
+    passes = averaging.Passes(tile=tile, overlap=overlap)
+    scored = evaluate.evaluate(find_checkpoint(str(wild)), record, passes=passes).scores['plain']
     np.testing.assert_array_equal(scored.confusion, confusion)
     assert scored.figures()['mean_iou'] == pytest.approx(np.mean((np.diag(confusion) / union)[union > 0]), abs=1e-12)
 
@@ -256,12 +259,17 @@ def test_a_photo_in_tiles(wild, network, tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), crf.refine(photo, expected))
 
 
-def test_tiles_differ_from_one_pass_only_near_their_edges(wild, network):
+@pytest.mark.parametrize('border', [0, 99])
+def test_tiles_differ_from_one_pass_only_near_their_edges(border, wild, tmp_path):
     """Windows of 512 pixels begin at 0, 288 and 608, so the first alone is seen before 288. The network sees less than
     160 pixels to either side, so what it finds before 288 - 160 is what one pass finds; and after 800 + 160."""
     photo = draw_photo(64, 1100)
-    with predict.Segmenter(wild, tile=512, overlap=32) as segmenter:
-        tiles, once = segmenter.probabilities(photo), network(photo)
+    for path in Path(wild).parent.glob('wild.ckpt*'):
+        shutil.copy(path, tmp_path)
+    utils.save_json(str(tmp_path / 'settings.json'), {'border': border})
+    with (predict.Segmenter(str(tmp_path / 'wild.ckpt'), tile=512, overlap=32) as tiled,
+          predict.Segmenter(str(tmp_path / 'wild.ckpt')) as complete):
+        tiles, once = tiled.probabilities(photo), complete.probabilities(photo)
     for part in (slice(128), slice(960, 1100)):
         np.testing.assert_allclose(tiles[:, part], once[:, part], atol=1e-5)
     assert 0 < np.abs(tiles - once).max() < 0.2
