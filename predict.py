@@ -46,7 +46,8 @@ def parse_args(argv=None):
     parser.add_argument('--output_dir', default='predictions',
                         help='folder of the results; photos of a folder keep their place among its subfolders')
     parser.add_argument('--max_side', type=utils.positive_int, metavar='PIXELS',
-                        help='scale photos whose longer side is larger down to this for the network')
+                        help='scale photos whose longer side is larger down to this, such as the size of the training '
+                             'photos, for the network')
     averaging.add_flags(parser)
     crf.add_flags(parser)
     parser.add_argument('--save_confidence', action='store_true',
