@@ -127,6 +127,8 @@ def test_same_names_do_not_meet(tmp_path, monkeypatch, capsys):
                                     'two/a.jpg': 'two/a-3', 'two/a.png': 'two/a-4', 'two/a_crfed.jpg': 'two/a_crfed-2'}
     assert 'two/a.jpg: its results are named two/a-3, because two/a is taken' in capsys.readouterr().err
     assert find(['one/a.jpg', 'two/a.jpg', './one/a.jpg']) == {'one/a.jpg': 'a', 'two/a.jpg': 'a-2'}
+    touch(tmp_path, 'b.jpg', 'b_confidence.jpg')
+    assert find(['b.jpg', 'b_confidence.jpg']) == {'b.jpg': 'b', 'b_confidence.jpg': 'b_confidence-2'}
 
 
 def test_photos_are_never_overwritten(tmp_path, monkeypatch):
