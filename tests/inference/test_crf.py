@@ -226,7 +226,8 @@ def test_parameters_that_cannot_be_used_are_one_line(tmp_path, changes, told):
 
 @pytest.mark.parametrize('content, told', [
     (b'', 'Expecting value'), (b'{"iterations": 5', "Expecting ',' delimiter"),
-    (b'\xff\xfe', "'utf-8' codec can't decode"), (b'[1]', 'must have the parameters'), (None, 'No such file or directory')])
+    (b'\xff\xfe', "'utf-8' codec can't decode"), (b'[1]', 'must have the parameters'),
+    (None, 'No such file or directory')])
 def test_a_file_without_parameters_is_one_line(tmp_path, content, told):
     path = tmp_path / 'crf.json'
     if content is not None:
