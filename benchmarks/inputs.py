@@ -26,9 +26,9 @@ class Inputs:
 
     @functools.cached_property
     def photos(self):
-        """Paths of the photos of both splits, list of str."""
+        """Paths of the photos of both splits, list of str; those of val come first."""
         found = []
-        for split in ('train', 'val'):
+        for split in ('val', 'train'):
             with open(os.path.join(self.data_dir, 'ImageSets', 'Segmentation', f'{split}.txt')) as file:
                 found += [os.path.join(self.data_dir, 'JPEGImages', f'{name}.jpg') for name in file.read().split()]
         return found
@@ -50,7 +50,7 @@ class Inputs:
 
     @functools.cached_property
     def maps(self):
-        """Softmax maps of a few validation images, dict of their kind to a folder; see refinement.write_maps.
+        """Softmax maps of a few validation images, dict of their kind to a folder; see refinement.load_maps.
         A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
         third of its steps, most labels still have a chance: these maps are 'undecided'."""
         folder, found, third = self.path('overfit'), {}, self.map_steps // 3
@@ -60,6 +60,6 @@ class Inputs:
                            crop_size=min(128, self.crop_size), max_steps=self.map_steps, eval_steps=third)
         for kind, steps in (('decided', self.map_steps), ('undecided', third)):
             found[kind] = self.path(kind)
-            measure.run(measure.call('maps', 'refinement.write_maps', checkpoint=f'{folder}/train/model.ckpt-{steps}',
-                                     record=f'{folder}/few.record', folder=found[kind]), self.log_dir)
+            measure.run_script(self.log_dir, 'predict.py', '--save_probabilities', '--images', *self.photos[:6],
+                               checkpoint_path=f'{folder}/train/model.ckpt-{steps}', output_dir=found[kind])
         return found

@@ -1,5 +1,4 @@
-"""Contenders for the dense CRF. Only write_maps imports TensorFlow: a process that refines is small."""
-import glob
+"""Contenders for the dense CRF. Nothing here imports TensorFlow: a process that refines is small."""
 import os
 
 import numpy as np
@@ -7,30 +6,19 @@ from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
 from benchmarks.measure import time_calls
+from datasets.photos import read_photo
 from inference import crf
 
 
-def write_maps(checkpoint, record, folder):
-    """Predicts the images of a record, and writes them and their softmax maps to FOLDER/0.npz, ..."""
-    import tensorflow.compat.v1 as tf
-
-    import train
-    from datasets import batches, records
-    from inference import predictor
-    os.makedirs(folder)
-    network, number_of_examples = train.read_network(checkpoint), records.count_examples(record)
-    with tf.Graph().as_default(), tf.Session() as session:
-        reader = batches.build_reader(record, number_of_examples, network.number_of_classes)
-        loaded = predictor.load_predictor(session, checkpoint, train.fcn, network)
-        for number, (example, probabilities) in enumerate(predictor.predict_record(session, loaded, reader)):
-            np.savez(os.path.join(folder, f'{number}.npz'), image=example['image'], probabilities=probabilities)
-    return number_of_examples, 0
+def load_maps(folder, photos):
+    """The photos, list of paths, and what predict.py --save_probabilities wrote of them to a folder: list of (dict with
+    'image', uint8 [H, W, 3]; probabilities float32 [H, W, C])."""
+    return [({'image': read_photo(path)}, read_probabilities(folder, path)) for path in photos]
 
 
-def load_maps(folder):
-    """What write_maps wrote: list of (dict with 'image', uint8 [H, W, 3]; probabilities float32 [H, W, C])."""
-    arrays = [np.load(path) for path in sorted(glob.glob(os.path.join(folder, '*.npz')))]
-    return [({'image': each['image']}, each['probabilities']) for each in arrays]
+def read_probabilities(folder, photo):
+    stem = os.path.splitext(os.path.basename(photo))[0]
+    return np.load(os.path.join(folder, f'{stem}_probabilities.npz'))['probabilities'].astype(np.float32)
 
 
 def plain_pydensecrf(image, probabilities):
@@ -46,21 +34,21 @@ def plain_pydensecrf(image, probabilities):
     return marginals.argmax(axis=0).reshape(height, width).astype(np.uint8)
 
 
-def alone(folder, plain=False):
-    """Contender: crf.refine, or plain_pydensecrf, over the images of a folder."""
-    refine, maps = plain_pydensecrf if plain else crf.refine, load_maps(folder)
+def alone(folder, photos, plain=False):
+    """Contender: crf.refine, or plain_pydensecrf, over the maps of a folder; see load_maps."""
+    refine, maps = plain_pydensecrf if plain else crf.refine, load_maps(folder, photos)
     return time_calls(lambda: [refine(example['image'], softmax) for example, softmax in maps], 1, len(maps), warm_up=0)
 
 
-def pool(folder):
-    """Contender: the images of a folder several times, in two processes, as evaluate.py has them."""
-    maps = load_maps(folder) * 3
+def pool(folder, photos):
+    """Contender: the maps of a folder several times, in two processes, as evaluate.py has them."""
+    maps = load_maps(folder, photos) * 3
     with crf.start_processes(2) as processes:
         return time_calls(lambda: list(crf.refine_in(processes, maps, limit=4)), 1, len(maps))
 
 
-def count_equal(folder):
+def count_equal(folder, photos):
     """How many pixels have the same label both ways, and of how many."""
     same = [crf.refine(example['image'], softmax) == plain_pydensecrf(example['image'], softmax)
-            for example, softmax in load_maps(folder)]
+            for example, softmax in load_maps(folder, photos)]
     return int(sum(each.sum() for each in same)), sum(each.size for each in same)

@@ -134,10 +134,11 @@ def crf(inputs):
     take part."""
     from benchmarks import refinement
     lines, plain, core = [], 'pydensecrf, 21 labels', [min(os.sched_getaffinity(0))]
+    photos = inputs.photos[:6]
     for kind, folder in inputs.maps.items():
-        found = inputs.take_turns([call(name, 'refinement.alone', core, folder=folder, plain=name == plain)
+        found = inputs.take_turns([call(name, 'refinement.alone', core, folder=folder, photos=photos, plain=name == plain)
                                    for name in ('ours', plain)])
-        equal, pixels = refinement.count_equal(folder)
+        equal, pixels = refinement.count_equal(folder, photos)
         lines += [against(plain, found, f'images/s on one core, {kind} maps', rates, '>= 2.2x'),
                   compare(f'equal pixels, {kind} maps', [equal], 'all pixels', [pixels], '>= 0.9999x')]
     return lines
@@ -146,9 +147,9 @@ def crf(inputs):
 def crf_pool(inputs):
     """The pool of two processes that evaluate.py uses, the images' way there and back included, against the same images
     in a loop."""
-    folder = next(iter(inputs.maps.values()))
-    found = inputs.take_turns([call('ours', 'refinement.pool', folder=folder),
-                               call('one process', 'refinement.alone', folder=folder)])
+    maps = {'folder': next(iter(inputs.maps.values())), 'photos': inputs.photos[:6]}
+    found = inputs.take_turns([call('ours', 'refinement.pool', **maps),
+                               call('one process', 'refinement.alone', **maps)])
     return [against('one process', found, 'images/s, two processes', rates, '>= 1.8x')]
 
 

@@ -111,14 +111,13 @@ def draw_mask(coco, number, class_of_category):
 
 
 def copy_image(path, copy):
-    """Makes a hard link to a file, which needs no space; where the file system has none, a copy."""
-    if os.path.exists(copy) and os.path.samefile(path, copy):
-        return
-    with utils.whole_file(copy) as partial:
-        try:
-            os.link(path, partial)
-        except OSError:
-            shutil.copyfile(path, partial)
+    """Copies a file; where the file system can, as a second name of the same file, which needs no space."""
+    if os.path.exists(copy):  # of an interrupted run
+        os.remove(copy)
+    try:
+        os.link(path, copy)
+    except OSError:
+        shutil.copyfile(path, copy)
 
 
 def main(argv=None):

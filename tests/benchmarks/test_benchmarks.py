@@ -15,6 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
+import predict
 import train
 import utils
 from benchmarks import __main__ as program
@@ -115,8 +116,10 @@ def test_environment_and_cores_reach_the_process(tmp_path):
 
 
 def test_a_contender_times_itself(tmp_path):
-    np.savez(tmp_path / '0.npz', image=np.zeros((9, 9, 3), np.uint8), probabilities=np.full((9, 9, 21), 1 / 21, 'f4'))
-    done = measure.run(measure.call('CRF', 'refinement.alone', folder=str(tmp_path)), str(tmp_path))
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / 'a.png')
+    np.savez(tmp_path / 'a_probabilities.npz', probabilities=np.full((9, 9, 21), 1 / 21, np.float16))
+    done = measure.run(measure.call('CRF', 'refinement.alone', folder=str(tmp_path), photos=[str(tmp_path / 'a.png')]),
+                       str(tmp_path))
     assert done.items == 1 and 0 < done.seconds < 1 and done.peak_bytes > 5e6
 
 
@@ -270,9 +273,10 @@ def test_rows_without_training_run(shared, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_other_rows_run(shared, trained, record, tmp_path, monkeypatch):
+def test_the_other_rows_run(shared, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(rows, 'pytorch', lambda *args, **settings: [])
-    refinement.write_maps(f'{trained}/train/model.ckpt-3', record, str(tmp_path / 'maps'))
+    predict.main(['--checkpoint_path', f'{trained}/train/model.ckpt-3', '--save_probabilities', '--output_dir',
+                  str(tmp_path / 'maps'), '--images', *shared.photos[:6]])
     shared.maps = {'given': str(tmp_path / 'maps')}
     measured_rows([name for name in rows.ROWS if name not in ('convert', 'predict')], shared, tmp_path)
 
@@ -285,7 +289,8 @@ def test_maps_are_decided_and_undecided(shared, full_network):
         assert 'pip cannot fetch' in str(error)
         pytest.skip(str(error))
     for folder in shared.maps.values():
-        assert [example['image'].shape for example, _ in refinement.load_maps(folder)] == [(60, 80, 3)] * 6
+        maps = refinement.load_maps(folder, shared.photos[:6])
+        assert [softmax.shape for _, softmax in maps] == [(60, 80, 21)] * 6
 
 
 @pytest.mark.slow
@@ -297,7 +302,7 @@ def test_a_row_in_processes_of_its_own(voc, tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match='none/ImageSets/Segmentation/train.txt'):
+    with pytest.raises(FileNotFoundError, match='none/ImageSets/Segmentation/val.txt'):
         program.main(['--data_dir', str(tmp_path / 'none'), '--output_dir', str(tmp_path)])
     done = subprocess.run([sys.executable, '-m', 'benchmarks', '--rows', 'nothing'], cwd=measure.ROOT,
                           capture_output=True, text=True)
