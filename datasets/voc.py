@@ -74,7 +74,8 @@ def find_splits(data_dir, list_names, label_dirs, sbd_dir=None):
     image_dir, *label_dirs = (os.path.join(data_dir, name) for name in ('JPEGImages', *label_dirs))
     lists = [os.path.join(data_dir, 'ImageSets', 'Segmentation', f'{name}.txt') for name in list_names]
     for folder, cure in ((data_dir, 'unpack VOC2012 there, or name the folder that holds JPEGImages by --data_dir'),
-                         (image_dir, '--data_dir must name the folder that holds JPEGImages'),
+                         (image_dir, '--data_dir must name the folder that holds JPEGImages, or for an export of '
+                                     'Roboflow train/_classes.csv'),
                          *((path, f'name the one with the masks by --{role}_label_dir')
                            for role, path in zip(ROLES, label_dirs)),
                          *((os.path.join(sbd_dir, name), 'name benchmark_RELEASE/dataset of SBD by --sbd_dir')
@@ -105,8 +106,8 @@ def share_list(train, val, val_fraction):
     """The train and the val Split of one list: that of train, or of all its masks if the data set has no lists.
     UserError if val has a list, which comes from the user."""
     if os.path.exists(val.list_path):
-        raise utils.UserError(f'{val.list_path} exists: leave out --val_fraction, or give --val_split the '
-                              'name of a list that does not exist')
+        cure = '' if os.path.isdir(val.list_path) else ', or give --val_split the name of a list that does not exist'
+        raise utils.UserError(f'{val.list_path} exists: leave out --val_fraction{cure}')
     has_lists = os.path.isdir(os.path.dirname(train.list_path))
     train = train._replace(list_path=train.list_path if has_lists else train.label_dir, val_fraction=val_fraction)
     return [train, train._replace(role='val', sbd_dir=None)]
@@ -117,7 +118,7 @@ def divide_ids(ids, val_fraction):
     An id is val's if its SHA-256, as a number from 0 to 1, is below val_fraction. So images that come later move no
     other image from one part to the other, and the val part is only about as large as val_fraction says."""
     if len(ids) < 2:
-        raise utils.UserError('--val_fraction: the list holds one image; train and val need one each')
+        raise utils.UserError(f'--val_fraction: there is no image beside {ids[0]}; train and val need one each')
     number = {image_id: int(hashlib.sha256(image_id.encode()).hexdigest(), 16) / 2 ** 256 for image_id in ids}
     count = sum(number[image_id] < val_fraction for image_id in ids)
     val = set(sorted(ids, key=number.get)[:min(max(count, 1), len(ids) - 1)])
@@ -146,6 +147,9 @@ def read_lists(splits):
     sources += [(os.path.join(train.sbd_dir, f'{role}.txt'), 'name benchmark_RELEASE/dataset of SBD by --sbd_dir')
                 for role in ROLES if train.sbd_dir]
     lines = [sorted(split.masks) for split in splits if os.path.isdir(split.list_path)]
+    for (path, _), of_folder in zip(sources, lines):
+        if not of_folder:
+            raise utils.UserError(f'{path}: holds no masks; put them there, or name another folder')
     lines += [utils.read_lines(*source) for source in sources[len(lines):]]
     images = {**train.images, **val.images}
     ids, faults = map(list, zip(*(find_ids(path, of_list, images) for (path, _), of_list in zip(sources, lines))))

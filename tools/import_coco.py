@@ -51,6 +51,13 @@ def read_coco(path):
             coco = COCO(path)
         if not (coco.imgs and coco.anns and coco.cats):
             raise ValueError('has no images, no annotations or no categories')
+        if not any(annotation.get('segmentation') for annotation in coco.anns.values()):
+            raise ValueError('its objects have boxes, but no outlines')
+        for entries, key, kind in ((coco.imgs, 'file_name', str), (coco.imgs, 'height', int), (coco.imgs, 'width', int),
+                                   (coco.cats, 'name', str)):
+            for number, entry in entries.items():
+                if not isinstance(entry.get(key), kind):
+                    raise ValueError(f'{key} of the entry with id {number} is {entry.get(key)!r}')
         return coco, *find_classes(coco)
     except OSError as error:
         raise UserError(f'--annotations {path}: {error.strerror}') from None
@@ -97,8 +104,13 @@ def draw_mask(coco, number, class_of_category):
             outlines = annotation.get('segmentation')
             if isinstance(outlines, list):  # four numbers would be a box to pycocotools
                 outlines = [outline for outline in outlines if len(outline) >= 6]
+                if not all(np.abs(outline).max() < 1e5 for outline in outlines):  # pycocotools would fill the memory
+                    raise ValueError('an outline far outside the image')
             if outlines:
                 encoded = coco.annToRLE({**annotation, 'segmentation': outlines})
+                if encoded['size'] != [image['height'], image['width']]:
+                    raise ValueError(f'its mask has the height and width {encoded["size"]}')
+                run_lengths.decode(encoded)  # fails here if it is damaged
                 drawn.append((not annotation.get('iscrowd'), -int(run_lengths.area(encoded)), len(drawn), encoded,
                               class_of_category[annotation['category_id']]))
         except Exception as error:  # pycocotools raises nearly anything

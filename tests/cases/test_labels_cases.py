@@ -113,7 +113,7 @@ def test_roboflow_semantic_segmentation_masks(tmp_path, capfd):
     assert_masks(found, [f'{name}_jpg.rf.0f1e2d3c' for name in 'abcd'])
     convert.main(['--data_dir', str(tmp_path), *flags, '--check'])
     assert 'train and valid: no id and no image in both' in capfd.readouterr().out
-    with pytest.raises(UserError, match='valid exists: leave out --val_fraction'):
+    with pytest.raises(UserError, match='valid exists: leave out --val_fraction$'):
         run(tmp_path, *flags, '--val_fraction', '0.5')
 
 
@@ -121,6 +121,10 @@ def test_roboflow_without_valid_is_divided(tmp_path):
     flags = make_roboflow(tmp_path, {'train': range(5)})
     with pytest.raises(UserError, match='valid: No such file'):
         run(tmp_path, *flags)
+    (tmp_path / 'valid').mkdir()
+    with pytest.raises(UserError, match='valid: holds no masks'):
+        run(tmp_path, *flags)
+    (tmp_path / 'valid').rmdir()
     assert_masks(run(tmp_path, *flags, '--val_fraction', '0.4'), [f'{name}_jpg.rf.0f1e2d3c' for name in 'abcde'])
 
 
@@ -144,7 +148,7 @@ def test_an_image_stays_where_it_is_when_others_come():
 def test_both_parts_hold_an_image(count, fraction):
     train, val = voc.divide_ids(list('abcde'[:count]), fraction)
     assert min(len(train), len(val)) == 1 and len(train) + len(val) == count
-    with pytest.raises(UserError, match='one image'):
+    with pytest.raises(UserError, match='no image beside a;'):
         voc.divide_ids(['a'], fraction)
 
 

@@ -11,6 +11,7 @@ from utils import UserError
 
 needs_pycocotools = pytest.mark.skipif(import_coco.COCO is None, reason='pycocotools is not installed')
 HEIGHT, WIDTH = 40, 60
+PHOTO = {'id': 1, 'file_name': 'photo.jpg', 'height': HEIGHT, 'width': WIDTH}
 CATEGORIES = [{'id': 18, 'name': 'dog', 'supercategory': 'animal'}, {'id': 3, 'name': 'traffic light'}]
 
 
@@ -39,8 +40,7 @@ def coco(tmp_path):
         Image.fromarray(chance.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(tmp_path / 'images' / name)
 
     def write(annotations, **more):
-        images = [{'id': 1, 'file_name': 'photo.jpg', 'height': HEIGHT, 'width': WIDTH},
-                  {'id': 7, 'file_name': 'deep/photo.png', 'height': HEIGHT, 'width': WIDTH}]
+        images = [PHOTO, PHOTO | {'id': 7, 'file_name': 'deep/photo.png'}]
         content = {'images': images, 'annotations': annotations, 'categories': CATEGORIES, **more}
         (tmp_path / 'coco.json').write_text(json.dumps(content))
         return ['--annotations', str(tmp_path / 'coco.json'), '--images', str(tmp_path / 'images'),
@@ -112,10 +112,16 @@ def test_a_second_file_joins_if_its_classes_and_images_fit(coco, tmp_path):
     ([], {}, 'no images, no annotations'), ([{'id': 1}], {}, 'is not a COCO file of objects'),
     ([thing(1, [[1, 2, 3, 4, 'x', 6]], 18)], {}, 'annotation 1 of photo.jpg: cannot be drawn'),
     ([thing(1, [box(1, 1, 5, 5)], 99)], {}, 'annotation 1 of photo.jpg: cannot be drawn'),
+    ([thing(1, [[1, 1, 5, float('nan'), 5, 5]], 18)], {}, 'cannot be drawn .*far outside'),
+    ([thing(1, {'size': [9, 9], 'counts': [81]}, 18)], {}, 'cannot be drawn .*height and width'),
+    ([thing(1, {'size': [HEIGHT, WIDTH], 'counts': 'damaged!'}, 18)], {}, 'annotation 1 of photo.jpg: cannot be drawn'),
+    ([thing(1, [], 18)], {}, 'boxes, but no outlines'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'categories': [{'id': 18}]}, 'name of the entry with id 18 is None'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'height': '40'}]}, "height of the .* id 1 is '40'"),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'categories': [{'id': 18, 'name': 'a' * 99}]}, 'is not a name'),
-    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [{'id': 1, 'file_name': 'gone.jpg'}]}, 'gone.jpg: is not a file'),
-    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [{'id': 1, 'file_name': '../coco.json'}]}, 'not a file in the'),
-    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [{'id': n, 'file_name': 'photo.jpg'} for n in (1, 2)]}, 'same name'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'file_name': 'gone.jpg'}]}, 'gone.jpg: is not a file'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'file_name': '../coco.json'}]}, 'not a file in the'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'id': n} for n in (1, 2)]}, 'same name'),
 ])
 def test_what_cannot_be_used_is_one_line(coco, tmp_path, annotations, more, said):
     with pytest.raises(UserError, match=said) as caught:
