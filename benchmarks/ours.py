@@ -12,7 +12,8 @@ from benchmarks import earlier_training
 from benchmarks.measure import as_arguments, time_calls
 from datasets import batches
 from datasets.records import count_examples
-from inference import devices, predictor, weights
+from inference import predictor, weights
+from predict import Segmenter
 from report.page import read_table
 
 
@@ -45,9 +46,8 @@ def prediction(checkpoint, height, width, images):
     """Contender: uint8 image [height, width, 3] in, float32 softmax out, both NumPy, as predict.py does it."""
     os.environ.setdefault('TF_ONEDNN_ASSUME_FROZEN_WEIGHTS', '1')  # see utils.import_tensorflow
     image = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
-    with tf.Graph().as_default(), tf.Session(config=devices.session_config()) as session:
-        loaded = predictor.load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
-        return time_calls(lambda: predictor.predict_image(session, loaded, image), images)
+    with Segmenter(checkpoint) as segmenter:
+        return time_calls(lambda: segmenter.probabilities(image), images)
 
 
 def product(size):

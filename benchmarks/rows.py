@@ -136,8 +136,9 @@ def crf(inputs):
     lines, plain, core = [], 'pydensecrf, 21 labels', [min(os.sched_getaffinity(0))]
     photos = inputs.photos[:6]
     for kind, folder in inputs.maps.items():
-        found = inputs.take_turns([call(name, 'refinement.alone', core, folder=folder, photos=photos, plain=name == plain)
-                                   for name in ('ours', plain)])
+        found = inputs.take_turns([
+            call(name, 'refinement.alone', core, folder=folder, photos=photos, plain=name == plain)
+            for name in ('ours', plain)])
         equal, pixels = refinement.count_equal(folder, photos)
         lines += [against(plain, found, f'images/s on one core, {kind} maps', rates, '>= 2.2x'),
                   compare(f'equal pixels, {kind} maps', [equal], 'all pixels', [pixels], '>= 0.9999x')]
