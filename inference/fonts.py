@@ -43,7 +43,8 @@ def find_fonts(names):
     """The fonts of the names that can be drawn, dict of name to path: DejaVu Sans, else any that is installed."""
     without, fonts = set(names), {}
     for path in itertools.chain([DEJAVU], list_installed()):
-        fonts.update(dict.fromkeys(filter(functools.partial(can_draw, open_font(path)), without), path))
+        characters = read_characters(path)
+        fonts.update({name: path for name in without if characters.issuperset(map(ord, name))})
         without -= fonts.keys()
         if not without:
             break
@@ -57,15 +58,12 @@ def list_installed():
     yield from sorted(paths, key=lambda path: (bool(SPECIAL.search(os.path.basename(path))), path))
 
 
-def open_font(path):
-    """An FT2Font; None if the file is damaged, or of pictures in place of outlines, as for coloured emoji."""
+def read_characters(path):
+    """The code points that a font can draw, set of int; empty if its file is damaged, or has pictures in place of
+    outlines, as for coloured emoji."""
     try:
         font = FT2Font(path)
     except (OSError, RuntimeError):
-        return None
-    return font if FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags else None
-
-
-def can_draw(font, text):
-    """Whether an FT2Font, or None, has all characters of a text."""
-    return font is not None and all(font.get_char_index(ord(character)) for character in text)
+        return set()
+    has_outlines = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
+    return set(font.get_charmap()) if has_outlines else set()
