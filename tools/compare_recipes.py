@@ -202,11 +202,13 @@ class Lab:
     def call(self, result, program, *flags):
         """Runs a program of the suite, unless its result, a file, exists. Raises UserError if it fails."""
         flags = [str(flag) for flag in flags]
-        self.commands.append(shlex.join(['python', program, *flags]))
+        command = shlex.join(['python', program, *flags])
+        self.commands.append(command)
         if not os.path.exists(result):
-            print(f'\n$ {self.commands[-1]}', flush=True)
+            print(f'\n$ {command}', flush=True)
             if subprocess.run([sys.executable, os.path.join(ROOT, program), *flags]).returncode:
-                raise UserError(f'{program} has failed, see above; correct that, and the same command resumes there')
+                raise UserError(f'{result}: {program} has failed, see above; correct that, and the same command '
+                                'resumes there')
 
     def convert(self, data_dir, classes_file):
         """Writes the records of all four lists. classes_file: str or None."""

@@ -74,7 +74,7 @@ def check_settings(train_dir, settings, class_set, record):
     UserError if its network, optimizer or loss is another, or if its classes are not those of `record`, a path."""
     before, now = read_settings(train_dir), json.loads(json.dumps(settings))
     changed = [name for name in now if name in before and before[name] != now[name]
-               and name not in ('output_dir', 'classes')]
+               and name not in ('output_dir', 'classes', 'dry_run')]
     for name in changed:
         if name in FIXED:
             raise UserError(f'{train_dir}: its run has {name} {before[name]}, now it is {now[name]}; give the same '

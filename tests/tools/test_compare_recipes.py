@@ -170,7 +170,7 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, jobs
 def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 1))
     lab = compare_recipes.Lab(compare_recipes.STUDIES['camvid'], str(tmp_path))
-    with pytest.raises(utils.UserError, match='train.py has failed, see above'):
+    with pytest.raises(utils.UserError, match='default.*index: train.py has failed, see above'):
         lab.train_and_score('default', '', 16)
 
 

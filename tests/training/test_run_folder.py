@@ -89,6 +89,12 @@ def check(train_dir, class_set=classes.VOC, **changed):
     run_folder.check_settings(str(train_dir), {**SETTINGS, **changed}, class_set, 'a.record')
 
 
+def test_a_dry_run_of_a_run_is_no_other_setting(tmp_path, capsys):
+    run_folder.save_settings(str(tmp_path), {**SETTINGS, 'dry_run': False}, classes.VOC, None, resumed=False)
+    check(tmp_path, dry_run=True, seed=1)
+    assert capsys.readouterr().out == 'changed seed: 0 -> 1\n'
+
+
 @pytest.mark.parametrize('name, value, shown', [
     ('model', 'fcn_16s', 'model fcn_8s, now it is fcn_16s'), ('fc_channels', 16, 'fc_channels 8, now it is 16'),
     ('upsampling', 'fixed', 'upsampling learned, now it is fixed'),
