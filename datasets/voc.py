@@ -140,7 +140,7 @@ def read_lists(splits):
     Prints what SBD adds, and whether one list is that of both splits. Returns two lists of ids, each once; two ints,
     the lines of the lists; the faults, list of Finding. UserError if a list is missing, empty or not text."""
     train, val = splits
-    cures = ('; without lists, --val_fraction 0.2 divides all masks',
+    cures = ('' if train.val_fraction else '; without lists, --val_fraction 0.2 divides all masks',
              '; --val_fraction 0.2 divides the train list, --val_split train scores on the images trained on')
     sources = [(split.list_path, f'name a list of one image id a line by --{split.role}_split{cure}')
                for split, cure in zip(splits, cures)]
