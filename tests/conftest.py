@@ -21,7 +21,7 @@ import vgg
 from datasets import classes, records
 from inference import crf
 from inference.predictor import build_predictor, load_predictor
-from inference.weights import network_variables
+from inference.weights import find_checkpoint, network_variables
 from report import page
 
 os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # tests compute on the CPU, but for those that are about GPUs
@@ -142,9 +142,10 @@ def load_network(session, checkpoint):
     return load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(autouse=True)
 def interrupts():
-    """Ctrl-C as at a terminal: a shell that starts the tests in the background has it ignored."""
+    """Ctrl-C as at a terminal: a shell that starts the tests in the background has it ignored, and the programs' import
+    of TensorFlow changes it for good."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -204,6 +205,19 @@ def trained(tmp_path_factory, record):
         train.main(short_run(record, folder, '--max_steps', 3, '--val_steps', 2, '--log_steps', 2, '--save_steps', 1,
                              '--summary_steps', 3))
     return folder
+
+
+@pytest.fixture(scope='session')
+def wild(trained, tmp_path_factory):
+    """A checkpoint of the narrow network with random skips: it finds many classes, with many borders."""
+    path = str(tmp_path_factory.mktemp('wild') / 'wild.ckpt')
+    random = np.random.RandomState(3)
+    with tf.Graph().as_default(), tf.Session() as session:
+        load_network(session, find_checkpoint(str(trained / 'train')))
+        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
+        session.run(kernel.assign(random.normal(0, 0.03, kernel.shape.as_list())))
+        tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
+    return path
 
 
 @pytest.fixture(scope='session')

@@ -16,7 +16,7 @@ from PIL import Image
 
 import evaluate
 from datasets import classes
-from inference import crf
+from inference import averaging, crf
 from inference.scores import Score
 from inference.weights import find_checkpoint
 from report.evaluation import Sample
@@ -70,8 +70,8 @@ def test_mirrored_images_count_half(trained, flat_record):
                                for each in (image, image[:, ::-1]))
             mean = (there + mirrored[:, ::-1]) / 2
             np.add.at(expected, (label[label != 255], mean.argmax(axis=-1)[label != 255]), 1)
-    np.testing.assert_array_equal(evaluate.evaluate(checkpoint, record, flip=True).scores['plain'].confusion,
-                                  expected)
+    found = evaluate.evaluate(checkpoint, record, passes=averaging.Passes(flip=True))
+    np.testing.assert_array_equal(found.scores['plain'].confusion, expected)
 
 
 # ------------------------------------------------------------------------------------------- what is written

@@ -48,19 +48,6 @@ def write_odd_photos(folder, photo):
     return {**sizes, 'one.png': (1, 1), 'long.png': (40, 20000), 'cut.jpg': None, 'text.jpg': None}
 
 
-@pytest.fixture(scope='session')
-def wild(trained, tmp_path_factory):
-    """A checkpoint of the narrow network with random skips: it finds many classes, with many borders."""
-    path = str(tmp_path_factory.mktemp('wild') / 'wild.ckpt')
-    random = np.random.RandomState(3)
-    with tf.Graph().as_default(), tf.Session() as session:
-        load_network(session, find_checkpoint(str(trained / 'train')))
-        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
-        session.run(kernel.assign(random.normal(0, 0.03, kernel.shape.as_list())))
-        tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
-    return path
-
-
 @pytest.fixture(scope='module')
 def network(wild):
     """Function of one image to the network's probabilities [H, W, C], computed without predict.py."""

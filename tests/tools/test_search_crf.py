@@ -186,9 +186,11 @@ def test_what_the_script_writes(searched, trained, held_out):
     assert max(float(line[8]) for line in lines[1:]) == pytest.approx(found['mean_iou']['best'], abs=1e-6)
 
 
-def test_the_scores_are_those_of_evaluate(searched, trained, held_out):
-    scores = json.loads((searched / 'crf.json').read_text())['found']['mean_iou']
-    found = evaluate.evaluate(weights.find_checkpoint(str(trained / 'train')), held_out, crf.DEFAULTS).scores
+def test_the_scores_are_those_of_evaluate(wild, held_out, tmp_path):
+    search_crf.main(['--checkpoint_path', wild, '--dataset', held_out, '--output_dir', str(tmp_path), '--trials', '2',
+                     '--num_workers', '1'])
+    scores = json.loads((tmp_path / 'crf.json').read_text())['found']['mean_iou']
+    found = evaluate.evaluate(wild, held_out, crf.DEFAULTS).scores
     assert (found['crf'].confusion != found['plain'].confusion).any()
     assert scores['without_crf'] == pytest.approx(found['plain'].figures()['mean_iou'], abs=1e-4)
     assert scores['defaults'] == pytest.approx(found['crf'].figures()['mean_iou'], abs=0.002)
