@@ -55,7 +55,7 @@ demo: install $(TRUNK).index
 	$(BIN)/python train.py --checkpoint_path $(TRUNK) --output_dir $(DEMO) \
 		--dataset_train $(DEMO)/fcn_train.record --dataset_val $(DEMO)/fcn_val.record \
 		--fc_channels 512 --crop_size 96 --batch_size 4 --max_steps 300 --learning_rate 2e-4 --schedule poly \
-		--val_steps 50 --eval_steps 100
+		--val_steps 75 --eval_steps 150
 	$(BIN)/python evaluate.py --checkpoint_path $(DEMO)/train --dataset $(DEMO)/fcn_val.record --crf
 	@echo 'Open $(DEMO)/index.html in a browser: curves, pictures and figures of the run.'
 

@@ -65,6 +65,7 @@ def mutated_record(path, number):
         Path(path).write_bytes(mutate(Path(path).read_bytes(), chance))
 
 
+@pytest.mark.slow
 def test_mutated_records_are_read_or_refused_in_one_line(tmp_path):
     path, refused = str(tmp_path / 'a.record'), 0
     write_examples(path, [records.make_example(b'a', JPEG, PNG, 70, 50)])

@@ -67,6 +67,7 @@ def measure(image):
 # --------------------------------------------------------------------------------------- image and label are one
 
 
+@pytest.mark.slow
 def test_augmented_image_and_label_stay_aligned_in_1000_draws(painted):
     """Wherever a crop shows a class's own colour the label is that class, and void lies exactly under the fill."""
     mixed = shown = filled = 0

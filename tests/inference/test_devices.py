@@ -94,7 +94,7 @@ def run_program(name, record, trained, tmp_path, *more):
                       str(tmp_path / 'out')])
 
 
-programs = pytest.mark.parametrize('name', ['train', 'evaluate', 'predict'])
+programs = pytest.mark.parametrize('name', [pytest.param('train', marks=pytest.mark.slow), 'evaluate', 'predict'])
 
 
 @programs

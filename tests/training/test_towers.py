@@ -57,8 +57,9 @@ def take_steps(args, start, class_weights=None, steps=2):
 
 
 @pytest.mark.parametrize('recipe, more', [
-    ('default', []), ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
-    ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])])
+    ('default', []), *(pytest.param(*others, marks=pytest.mark.slow) for others in (
+        ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
+        ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])))])
 def test_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, more):
     """Each recipe has another loss or optimiser; poly's is the mean loss of adamw, here with class weights."""
     crop = [] if recipe == 'paper' else ['--crop_size', '64']
@@ -127,7 +128,7 @@ def test_variables_are_balanced_over_devices():
     assert [variable.device[-1] for variable in sizes] == list('01110')
 
 
-@pytest.mark.parametrize('recipe', ['adamw', 'poly'])
+@pytest.mark.parametrize('recipe', ['adamw', pytest.param('poly', marks=pytest.mark.slow)])
 def test_partitioned_variables_train_alike_and_share_checkpoints(tmp_path, uneven_record, recipe):
     """fc6 in two parts: restored from the checkpoint of an undivided one, it is trained alike and saved alike."""
     args = train.parse_args(['--recipe', recipe, '--batch_size', '2', '--dataset_train', uneven_record,
