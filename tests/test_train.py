@@ -306,6 +306,7 @@ def test_the_first_step_of_adam_and_weight_decay(small_runs, trained, record, tm
     np.testing.assert_allclose(plain - decayed, 1e-4 * np.sign(plain), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(small_runs, record, tmp_path, monkeypatch, capsys):
     """And the watchdog, which looks every 6 steps, has nothing to say."""
     monkeypatch.setattr(watchdog.Watchdog, 'WINDOW', 6)

@@ -125,6 +125,7 @@ def test_trunk_computes_what_keras_does(keras_trunk, tmp_path, capsys, name):
     assert '14,714,688 parameters, without fc6, fc7 and fc8' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_formats_give_the_same_output(narrow, tmp_path, capsys):
     arrays = random_arrays()
     write_published(tmp_path / 'keras.h5', for_bgr(arrays))

@@ -128,7 +128,8 @@ def test_variables_are_balanced_over_devices():
     assert [variable.device[-1] for variable in sizes] == list('01110')
 
 
-@pytest.mark.parametrize('recipe', ['adamw', pytest.param('poly', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', ['adamw', 'poly'])
 def test_partitioned_variables_train_alike_and_share_checkpoints(tmp_path, uneven_record, recipe):
     """fc6 in two parts: restored from the checkpoint of an undivided one, it is trained alike and saved alike."""
     args = train.parse_args(['--recipe', recipe, '--batch_size', '2', '--dataset_train', uneven_record,
