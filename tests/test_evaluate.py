@@ -219,6 +219,7 @@ def test_an_evaluation_without_crf_takes_the_crfs_pictures_away(trained, flat_re
 # ------------------------------------------------------------------------------------------- own classes
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_own_classes(camvid_run, camvid_record, pairs, tmp_path, capsys):
     shutil.copytree(camvid_run, tmp_path / 'run')
     evaluate.main(['--checkpoint_path', str(tmp_path / 'run'), '--dataset', camvid_record, '--crf',

@@ -148,6 +148,7 @@ def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, netw
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a_crfed.png'), np.array(refined))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tile, overlap', [(1024, 128), (32, 0)])
 def test_the_pngs_give_the_mean_iou_of_evaluate(tile, overlap, wild, record, pairs, tmp_path):
     """On the JPEG files of a record, predict.py's PNGs score what evaluate.py finds, to the last pixel."""
@@ -294,6 +295,7 @@ def test_confidence_and_probabilities(more, wild, network, tmp_path):
 # ------------------------------------------------------------------------------------------- in Python
 
 
+@pytest.mark.slow
 def test_segmenters_in_threads(wild, trained, network, tmp_path):
     """Two networks in one process, each used by two threads at once; the caller's graph stays empty."""
     photos = [draw_photo(40, 60, seed) for seed in range(4)]

@@ -356,6 +356,7 @@ def test_a_dry_run_draws_the_crops_and_trains_nothing(record, tmp_path, capsys):
         assert np.abs(sheet[:32, left:left + 32] - image).mean() < 6
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_and_a_resume_remembers(small_runs, record, tmp_path, monkeypatch, capsys):
     """At a learning rate of 0 no score is better than the first."""
     argv = short_run(record, tmp_path, '--max_steps', 20, '--eval_steps', 2, '--patience', 2, '--learning_rate', 0,
@@ -375,6 +376,7 @@ def test_patience_needs_scores(capsys):
     assert '--patience: counts the scores of --eval_steps' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_papers_upsampling_and_scales_are_not_trained_but_kept(small_runs, record, tmp_path):
     train.main(short_run(record, tmp_path, '--max_steps', 2, '--eval_steps', 2, '--recipe', 'paper',
                          '--learning_rate', 1e-5))

@@ -65,6 +65,7 @@ def test_without_classes_the_net_ends_with_fc7():
     assert net is end_points['vgg_16/fc7'] and not tf.trainable_variables('vgg_16/fc8')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('as_tensor', [False, True])
 def test_dropout_acts_in_training_only(as_tensor):
     flag = tf.placeholder(tf.bool, [])

@@ -178,6 +178,7 @@ def load_weights(network, variables):
         layer.weight.data = to_torch(variables[f'vgg_16/fc8/t_conv_{name}'])
 
 
+@pytest.mark.slow
 @needs_torch
 def test_pytorch_gives_the_logits_and_the_loss_of_our_network(full_network):
     import torch

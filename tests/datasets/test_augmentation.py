@@ -194,6 +194,7 @@ def test_colours_differ_from_draw_to_draw(painted):
 # --------------------------------------------------------------------------------------- chance is a function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('crop_size', [48, 0])
 def test_threads_change_nothing(painted, crop_size):
     one, many = (run_batches(painted, 10, crop_size=crop_size, augment=augmentation.KINDS, threads=threads)
@@ -201,6 +202,7 @@ def test_threads_change_nothing(painted, crop_size):
     assert_same(one, many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('crop_size', [48, 0])
 def test_a_resumed_run_draws_what_it_would_have_drawn(painted, crop_size, start_step=3):
     flags = {'batch_size': 3, 'crop_size': crop_size, 'augment': augmentation.KINDS}

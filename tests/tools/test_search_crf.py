@@ -196,6 +196,7 @@ def test_the_scores_are_those_of_evaluate(wild, held_out, tmp_path):
     assert scores['defaults'] == pytest.approx(found['crf'].figures()['mean_iou'], abs=0.002)
 
 
+@pytest.mark.slow
 def test_scales_and_number_of_images(trained, held_out, tmp_path):
     search_crf.main(flags(trained, held_out, tmp_path, '--scales', '0.5,1', '--flip', '--num_images', '2'))
     found = json.loads((tmp_path / 'crf.json').read_text())['found']
@@ -203,6 +204,7 @@ def test_scales_and_number_of_images(trained, held_out, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['crf.json', 'trials.csv']
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_was_found_so_far(trained, held_out, tmp_path, monkeypatch, capsys):
     def interrupted(trials, number, random):
         if len(trials) == 2:
@@ -249,6 +251,7 @@ def without_iterations(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_parameters(trained, held_out, tmp_path, without_iterations):
     evaluate.main(['--checkpoint_path', str(trained / 'train'), '--dataset', held_out, '--output_dir', str(tmp_path),
                    '--crf', '--crf_params', without_iterations])

@@ -305,6 +305,7 @@ def closed(kind):
         yield stream
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, number', [pytest.param('pipe', signal.SIGPIPE, marks=pytest.mark.slow),
                                           ('terminal', signal.SIGHUP)])
 def test_t8_a_closed_output_keeps_the_step(small_runs, record, tmp_path, monkeypatch, kind, number):

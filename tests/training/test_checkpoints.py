@@ -50,6 +50,7 @@ def restore_into_fcn(path, fc_channels=8):
         return {v.op.name: session.run(v) for v in tf.trainable_variables()}, session.run(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('version', [tf.train.SaverDef.V1,  # as the published file
                                      pytest.param(tf.train.SaverDef.V2, marks=pytest.mark.slow)])
 def test_a_slim_checkpoint_restores_by_name_up_to_fc7(full_network, tmp_path, version):
@@ -85,6 +86,7 @@ def test_a_trunk_leaves_fc6_and_fc7_at_random_and_says_so(small_runs, tmp_path, 
         'fetches the complete file\n')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width, parts', [(4, 1), (2, 2), (1, 1)])
 def test_narrower_fc6_and_fc7_take_every_kth_filter(small_runs, tmp_path, capsys, width, parts):
     """From 8 channels; also into a kernel that two machines hold."""
@@ -104,6 +106,7 @@ def test_narrower_fc6_and_fc7_take_every_kth_filter(small_runs, tmp_path, capsys
     assert f'{13 + parts} variables; of fc6 and fc7 one filter in {8 // width}\n' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_narrower_fc6_and_fc7_that_do_not_fit_are_refused(small_runs, tmp_path):
     write_slim_checkpoint(tmp_path / 'vgg_16.ckpt')
     for width in (3, 16):

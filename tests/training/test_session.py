@@ -49,6 +49,7 @@ def test_xla_does_not_drop_the_check(server, record, tmp_path):
     assert life.printed().splitlines()[-1].startswith('train.py: error: the weights are not finite at step 1, ')
 
 
+@pytest.mark.slow
 def test_mixed_precision_scales_the_loss_and_trains(small_runs, trained, record, tmp_path, capsys):
     train.main(short_run(record, tmp_path, '--log_steps', 1, '--max_steps', 3, '--mixed_precision'))
     assert '\n--mixed_precision: ' in capsys.readouterr().out

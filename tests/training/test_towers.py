@@ -56,10 +56,10 @@ def take_steps(args, start, class_weights=None, steps=2):
             return before, np.array(losses), session.run(variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('recipe, more', [
-    ('default', []), *(pytest.param(*others, marks=pytest.mark.slow) for others in (
-        ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
-        ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])))])
+    ('default', []), ('paper', []), ('adamw', []), ('poly', ['--class_weights', 'median_frequency']),
+    ('poly', ['--class_weights', 'median_frequency', '--loss', 'ohem'])])
 def test_towers_train_as_one_on_the_complete_batch(uneven_record, recipe, more):
     """Each recipe has another loss or optimiser; poly's is the mean loss of adamw, here with class weights."""
     crop = [] if recipe == 'paper' else ['--crop_size', '64']
@@ -87,6 +87,7 @@ def test_the_towers_of_a_test_differ_in_what_counts(uneven_record):
     assert not 0.8 < counted[:2].sum() / counted[2:].sum() < 1.25
 
 
+@pytest.mark.slow
 def test_towers_drop_different_units(monkeypatch, uneven_record):
     seeds = []
     monkeypatch.setattr(vgg, 'dropout', lambda inputs, layer, training, seed: seeds.append(seed) or inputs)
@@ -158,6 +159,7 @@ def test_partitioned_variables_train_alike_and_share_checkpoints(tmp_path, uneve
         np.testing.assert_allclose(found[2][key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_the_chief_predicts_with_copies_of_remote_variables():
     remote = towers.HERE._replace(home='/CPU:0', parameters=['/CPU:1', '/CPU:2'])
     towers.partition_fc6(2)
