@@ -1,4 +1,4 @@
-# make demo: all stages on drawn data, in nine minutes on two CPU cores. make voc: the real job.
+# make demo: all stages on drawn data, in three minutes on two CPU cores. make voc: the real job.
 # make check: linter and fast tests. make test: all tests.
 # demo and overfit fetch 64 MB of weights once: ImageNet's VGG16, without its fully connected layers.
 # Every target installs what it needs into .venv first. PYTHON=python3.12 chooses the interpreter: 3.11 or 3.12.
@@ -19,7 +19,7 @@ VOC_TRAIN_FLAGS ?= --recipe adamw --max_steps 13500 --eval_steps 1000
 
 help:
 	@echo 'make install   make the virtual environment .venv with all requirements'
-	@echo 'make demo      draw sample data, convert, train, evaluate (9 minutes); results page $(DEMO)/index.html'
+	@echo 'make demo      draw sample data, convert, train, evaluate (3 minutes); results page $(DEMO)/index.html'
 	@echo 'make voc       download VOC2012 and the weights of VGG16 (2.6 GB), convert, train'
 	@echo '               VOC_HOME=/data: where the downloads go; VOC_TRAIN_FLAGS=...: flags of train.py'
 	@echo 'make overfit VOC=VOCdevkit/VOC2012   learn four real images by heart; curves in out/overfit'
