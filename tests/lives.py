@@ -80,8 +80,9 @@ def end_with_parent():
 
 @contextlib.contextmanager
 def start_server():
+    environment = {**os.environ, 'PYTHONPATH': ROOT, 'TF_CPP_MIN_LOG_LEVEL': '0'}  # a program may have set another
     with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, 'PYTHONPATH': ROOT}, preexec_fn=end_with_parent) as process:
+                          env=environment, preexec_fn=end_with_parent) as process:
         process.life = None  # the latest Life
         yield process
         process.stdin.close()

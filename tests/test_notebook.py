@@ -24,7 +24,7 @@ def save_trunk(path):
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_notebook_runs_from_top_to_bottom(full_network, tmp_path, monkeypatch):
     nbformat = pytest.importorskip('nbformat', reason='nbformat is not installed')
     nbclient = pytest.importorskip('nbclient', reason='nbclient is not installed')
     pytest.importorskip('ipykernel', reason='ipykernel is not installed')
