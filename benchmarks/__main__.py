@@ -44,7 +44,7 @@ def main(argv=None):
 def measure_rows(names, shared, page_path):
     """Measures rows, list of str, and writes the page, anew after each row: if one fails, it has those before."""
     facts, lines, methods = page.describe_surroundings(), [], {}
-    facts.append(f'- data: {shared.data_dir}, {len(shared.photos)} images')
+    facts.append(f'- data: {os.path.basename(shared.data_dir)}, {len(shared.photos)} images')
     for name in names:
         print(f'{name}:', flush=True)
         lines += [[name, *cells] for cells in rows.ROWS[name](shared)]

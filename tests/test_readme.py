@@ -125,6 +125,11 @@ def test_speed_figures_are_those_of_the_benchmarks():
     assert len(quoted) >= 10
     for cells in quoted:
         assert cells in lines
+    ratios = {cells[0]: cells[5] for cells in reversed(lines) if 'images/s' in cells[1]}  # against the fastest form
+    for readme, pattern in (('README.md', r'training ([0-9.]+) times,\s+prediction ([0-9.]+) times'),
+                            ('README.zh-CN.md', r'训练为 ([0-9.]+) 倍，预测为 ([0-9.]+) 倍')):
+        assert [f'{ratio}x' for ratio in re.search(pattern, read(readme)).groups()] == [
+            ratios['train_4'], ratios['predict']]
 
 
 def test_compared_runs_are_those_of_the_results():
