@@ -95,7 +95,7 @@ def choose_names(found):
         stem = name = os.path.splitext(file_name)[0]
         number = 1
         # In lower case, because some file systems compare so. NAME_crfed may be the name of another photo.
-        while not taken.isdisjoint(results := {f'{name}{ending}'.lower() for ending in ('', '_crfed', '_confidence')}):
+        while not taken.isdisjoint(results := {f'{name}{ending}'.lower() for ending in RESULTS}):
             number += 1
             name = f'{stem}-{number}'
         if number > 1:
