@@ -17,6 +17,7 @@ import utils
 from utils import UserError
 
 IGNORE_LABEL = 255  # VOC's void: borders and things too hard to annotate, in no loss and in no score
+VOID_COLOUR = tuple(utils.voc_palette()[IGNORE_LABEL].tolist())  # in VOC's masks
 NO_CLASS = 254  # the label of a value that is neither a class nor void
 MAX_CLASSES = 254  # the values 0 to 253
 COLOUR = re.compile('#([0-9a-fA-F]{6})')
@@ -64,7 +65,7 @@ class ClassSet(NamedTuple):
     @property
     def label_of_colour(self):
         """Dict of (R, G, B) to the label that it means in a mask."""
-        void = dict.fromkeys([(224, 224, 192), *(colour for _, colour in self.void if colour)], IGNORE_LABEL)
+        void = dict.fromkeys([VOID_COLOUR, *(colour for _, colour in self.void if colour)], IGNORE_LABEL)
         return {**void, **{colour: label for label, colour in enumerate(self.colours)}}
 
     @property
@@ -151,8 +152,8 @@ def check_class_set(names, colours=None, void=()):
     for what, values in (('name', class_set.names), ('colour', colours)):
         if twice := [value for value in values if values.count(value) > 1]:
             raise ValueError(f'the {what} {twice[0]} stands for two classes; give each its own')
-    if (224, 224, 192) in class_set.colours:
-        raise ValueError('the colour (224, 224, 192) is that of void; give another')
+    if VOID_COLOUR in class_set.colours:
+        raise ValueError(f'the colour {VOID_COLOUR} is that of void; give another')
     return class_set
 
 
