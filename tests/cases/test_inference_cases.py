@@ -27,7 +27,7 @@ from datasets import classes, photos
 from inference import crf, fonts, legend
 from inference.weights import find_checkpoint
 from report import evaluation, validation
-from tools import compare_recipes, search_crf
+from tools import compare_recipes, search_crf, write_flags
 from utils import UserError
 
 # ------------------------------------------------------------------------------------------- P1: no pydensecrf
@@ -336,10 +336,8 @@ def test_t10_programs_print_chinese_names_as_escapes(chinese_record, tmp_path, m
     assert code is None and '\\u80cc\\u666f' in printed
 
 
-@pytest.mark.parametrize('path', ['convert_fcn_dataset.py', 'train.py', 'evaluate.py', 'predict.py',
-                                  'benchmarks/__main__.py', *(f'tools/{name}.py' for name in (
-                                      'compare_recipes', 'convert_vgg_weights', 'download', 'make_sample_dataset',
-                                      'overfit', 'search_crf'))])
+@pytest.mark.parametrize('path', [program.replace('-m benchmarks', 'benchmarks/__main__.py')
+                                  for program in write_flags.PROGRAMS])
 def test_t10_every_program_starts_so(path):
     with open(os.path.join(os.path.dirname(utils.__file__), path), encoding='utf-8') as file:
         assert 'run_program(main)\n' in file.read().partition("if __name__ == '__main__':")[2]

@@ -495,8 +495,7 @@ def test_the_help_names_every_address(capsys):
     with pytest.raises(SystemExit):
         download.parse_args(['--help'])
     text = ''.join(capsys.readouterr().out.split())  # argparse breaks lines within an address
-    assert all(each.url in text for each in (download.VOC, download.KERAS, download.SLIM,
-                                                  download.FCN8S))
+    assert all(each.url in text for each in (download.VOC, download.KERAS, download.SLIM, download.FCN8S))
 
 
 def test_the_published_files_are_these():

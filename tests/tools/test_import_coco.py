@@ -97,9 +97,8 @@ def test_a_second_file_joins_if_its_classes_and_images_fit(coco, tmp_path):
         import_coco.main(flags)
     with pytest.raises(UserError, match='train.txt: lists an image deep_photo already'):
         import_coco.main([*flags, '--split', 'val'])
-    more = [{'id': 1, 'file_name': 'photo.jpg', 'height': HEIGHT, 'width': WIDTH}]
+    more = [PHOTO | {'file_name': 'other.jpg'}]
     (tmp_path / 'images' / 'other.jpg').write_bytes((tmp_path / 'images' / 'photo.jpg').read_bytes())
-    more[0]['file_name'] = 'other.jpg'
     with pytest.raises(UserError, match='number 1 is cat'):
         import_coco.main([*coco([thing(1, [box(1, 1, 9, 9)], 1)], images=more, categories=[{'id': 1, 'name': 'cat'}]),
                           '--split', 'val'])
