@@ -55,7 +55,8 @@ def _turn(linear, position):
 
 
 def find_window(warp, full, frame):
-    """The window of the source that interpolating the crop needs, int32 [4]: top, left, height, width, 1 at least."""
+    """The window of the source that interpolating the crop needs, int32 [4]: top, left, height, width.
+    Height and width are at least 1."""
     height, width = tf.unstack(tf.cast(frame, tf.float32))
     corners = warp.origin + tf.stack([_turn(warp.linear, corner) for corner in (
         (0.0, 0.0), (0.0, width), (height, 0.0), (height, width))])

@@ -81,12 +81,12 @@ def describe_split(class_set, name, listed, of_split, pixels):
 
 
 def name_pixels(class_set, pixels):
-    """Dict of the classes' names and `void` to int, of int64 [256] by label."""
+    """Numbers of pixels, int64 [256] by label, as a dict of the classes' names and `void` to int."""
     return {name: int(pixels[label]) for label, name in [*enumerate(class_set.names), (IGNORE_LABEL, 'void')]}
 
 
 def find_twins(names, seen):
-    """Yields a Finding for each group of images that are the same, those of one checksum.
+    """Yields a Finding for each group of images that are the same, which means of one size and checksum.
     `names`: two str, of the train and the val list. `seen`: two lists of Seen."""
     list_of = {pair.image_path: name for name, of_split in zip(names[::-1], seen[::-1]) for pair in of_split}
     alike = collections.defaultdict(dict)

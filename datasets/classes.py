@@ -119,7 +119,8 @@ def find_rows(lines):
 
 
 def arrange_rows(rows):
-    """The ClassSet of find_rows' result; ValueError if it is none. Without a value a row's place is its value."""
+    """The ClassSet of find_rows' result; ValueError if it cannot be one.
+    The value of a row without one is its place."""
     void, found = [], []
     for row in rows:
         name, place = ' '.join(row['name'].split()), len(found) + sum(value is not None for value, _ in void)
@@ -226,7 +227,7 @@ def of_record(record, classes_file=None):
 
 
 def name_record(record):
-    """A record for messages about its classes."""
+    """A record's path for messages about its classes; if its side file is missing, with that and the cure."""
     path = side_file(record)
     return record if os.path.exists(path) else f'{record}, without {path} (copy it as well, or give --classes FILE),'
 

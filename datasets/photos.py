@@ -57,9 +57,9 @@ def find_photos(paths, output_dir):
 
 
 def list_folder(folder, output_dir):
-    """Finds the image files below a folder, without hidden ones (.name) and those in output_dir; linked folders too,
-    each folder once, so that links in a circle end. Returns a sorted list of paths, and a list of str, one line for
-    each folder that cannot be read, each link to nowhere, and each link to a folder above."""
+    """Finds the image files below a folder, also in linked folders; not hidden ones (.name), nor those in output_dir.
+    Each folder is searched once, so that links in a circle end. Returns a sorted list of paths, and a list of str, one
+    line for each folder that cannot be read, each link to nowhere, and each link to a folder above."""
     root, results = os.path.realpath(folder), os.path.realpath(output_dir)
     if root == results:  # a second run would take the first run's results for photos
         raise UserError(f'--output_dir {output_dir}: holds the photos; choose another folder for the results')

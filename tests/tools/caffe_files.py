@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/tools/caffe_files.py
 
 writes fcn8s_by_opencv.npz beside this file: what OpenCV computes from them. That needs an environment with
-opencv-python-headless 4.10 in place of 5, which reads caffemodels no more.
+opencv-python-headless 4.10 in place of 5, which no longer reads caffemodels.
 """
 import os
 import pathlib
@@ -39,8 +39,9 @@ def draw_texture(height, width, seed):
 def random_blobs(seed, fc_channels=FC_CHANNELS, number_of_classes=21):
     """Weights of a random FCN-8s in Caffe's order: dict of layer names to lists of float32 arrays.
 
-    He's scale keeps the activations of all layers at one size. The kernels' sums are zero after conv1_1, because else
-    the mean of ReLU's outputs would decide which class wins everywhere. No kernel is symmetric, upsampling included.
+    He's scale keeps the activations of all layers at one size. The kernels' sums are zero after conv1_1, because
+    otherwise the mean of ReLU's outputs would decide which class wins everywhere. No kernel is symmetric, not
+    even those of upsampling.
     """
     random = np.random.RandomState(seed)
     shapes, channels = {}, 3

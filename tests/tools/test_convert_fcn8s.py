@@ -60,7 +60,7 @@ def test_the_scores_are_those_of_opencv(tmp_path, seed):
             print(f'{name}: interior to {difference:.1e} of the largest score, {share:.2%} of all pixels equal')
             assert kept.size > 100 and difference < 1e-3
             assert share > 0.96
-            assert np.bincount(labels.ravel()).max() < 0.6 * labels.size  # else equal classes would mean little
+            assert np.bincount(labels.ravel()).max() < 0.6 * labels.size  # otherwise equal classes would mean little
 
 
 def test_the_run_folder(tmp_path):
