@@ -51,6 +51,9 @@ def parse(argv, models):
         help="the CRF's parameters for the validation pictures, as tools/search_crf.py writes them")
     recipes.add_flags(parser)
     args = recipes.parse(parser, argv)
+    if args.recipe.loss == 'sum' and args.mixed_precision:
+        parser.error(f'--mixed_precision: gradients of --loss sum (--recipe {args.recipe.name}) are too large for '
+                     'float16; leave it out, or give --loss mean and a --learning_rate for it')
     if args.patience and not args.eval_steps:
         parser.error('--patience: counts the scores of --eval_steps; give both')
     return args

@@ -91,9 +91,6 @@ def parse(parser, argv=None):
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS)))  # a flag that is not given stays None
     flags = {flag: vars(args).pop(flag) for flag in FLAGS}
     args.recipe = RECIPES[args.recipe]._replace(**{flag: value for flag, value in flags.items() if value is not None})
-    if args.recipe.loss == 'sum' and getattr(args, 'mixed_precision', False):
-        parser.error(f'--mixed_precision: gradients of --loss sum (--recipe {args.recipe.name}) are too large for '
-                     'float16; leave it out, or give --loss mean and a --learning_rate for it')
     return args
 
 
