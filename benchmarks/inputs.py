@@ -48,9 +48,14 @@ class Inputs:
                     self.log_dir)
         return path
 
+    @property
+    def map_photos(self):
+        """The photos that have maps, list of paths."""
+        return self.photos[:6]
+
     @functools.cached_property
     def maps(self):
-        """Softmax maps of a few validation images, dict of their kind to a folder; see refinement.load_maps.
+        """Softmax maps of map_photos, dict of their kind to a folder; see refinement.load_maps.
         A network that has learnt images by heart is as sure as a well trained one: its maps are 'decided'. After a
         third of its steps, most labels still have a chance: these maps are 'undecided'."""
         folder, found, third = self.path('overfit'), {}, self.map_steps // 3
@@ -60,6 +65,6 @@ class Inputs:
                            crop_size=min(128, self.crop_size), max_steps=self.map_steps, eval_steps=third)
         for kind, steps in (('decided', self.map_steps), ('undecided', third)):
             found[kind] = self.path(kind)
-            measure.run_script(self.log_dir, 'predict.py', '--save_probabilities', '--images', *self.photos[:6],
+            measure.run_script(self.log_dir, 'predict.py', '--save_probabilities', '--images', *self.map_photos,
                                checkpoint_path=f'{folder}/train/model.ckpt-{steps}', output_dir=found[kind])
         return found

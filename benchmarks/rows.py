@@ -134,12 +134,11 @@ def crf(inputs):
     take part."""
     from benchmarks import refinement
     lines, plain, core = [], 'pydensecrf, 21 labels', [min(os.sched_getaffinity(0))]
-    photos = inputs.photos[:6]
     for kind, folder in inputs.maps.items():
         found = inputs.take_turns([
-            call(name, 'refinement.alone', core, folder=folder, photos=photos, plain=name == plain)
+            call(name, 'refinement.alone', core, folder=folder, photos=inputs.map_photos, plain=name == plain)
             for name in ('ours', plain)])
-        equal, pixels = refinement.count_equal(folder, photos)
+        equal, pixels = refinement.count_equal(folder, inputs.map_photos)
         lines += [against(plain, found, f'images/s on one core, {kind} maps', rates, '>= 2.2x'),
                   compare(f'equal pixels, {kind} maps', [equal], 'all pixels', [pixels], '>= 0.9999x')]
     return lines
@@ -148,7 +147,7 @@ def crf(inputs):
 def crf_pool(inputs):
     """The pool of two processes that evaluate.py uses, the images' way there and back included, against the same images
     in a loop."""
-    maps = {'folder': next(iter(inputs.maps.values())), 'photos': inputs.photos[:6]}
+    maps = {'folder': next(iter(inputs.maps.values())), 'photos': inputs.map_photos}
     found = inputs.take_turns([call('ours', 'refinement.pool', **maps),
                                call('one process', 'refinement.alone', **maps)])
     return [against('one process', found, 'images/s, two processes', rates, '>= 1.8x')]

@@ -277,7 +277,7 @@ def test_rows_without_training_run(shared, tmp_path, monkeypatch):
 def test_the_other_rows_run(shared, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(rows, 'pytorch', lambda *args, **settings: [])
     predict.main(['--checkpoint_path', f'{trained}/train/model.ckpt-3', '--save_probabilities', '--output_dir',
-                  str(tmp_path / 'maps'), '--images', *shared.photos[:6]])
+                  str(tmp_path / 'maps'), '--images', *shared.map_photos])
     shared.maps = {'given': str(tmp_path / 'maps')}
     measured_rows([name for name in rows.ROWS if name not in ('convert', 'predict')], shared, tmp_path)
 
@@ -290,7 +290,7 @@ def test_maps_are_decided_and_undecided(shared, full_network):
         assert 'pip cannot fetch' in str(error)
         pytest.skip(str(error))
     for folder in shared.maps.values():
-        maps = refinement.load_maps(folder, shared.photos[:6])
+        maps = refinement.load_maps(folder, shared.map_photos)
         assert [softmax.shape for _, softmax in maps] == [(60, 80, 21)] * 6
 
 
