@@ -147,7 +147,7 @@ def main(argv=None):
     for name, flags in study.runs.items():
         rows.append(lab.train_and_score(name, flags, study.images_seen))
         write_page(lab, rows, stem, args.jobs)
-    best = max(rows, key=lambda row: row.held_out)
+    best = find_best(rows)
     parameters = ['--crf_params', lab.search(best.name)]
     rows.append(lab.score_again(best, 'searched CRF', *parameters))
     if study.long_images:
@@ -283,6 +283,11 @@ class Lab:
                    *self.read_scores(metrics))
 
 
+def find_best(rows):
+    """The Row with the highest mean IoU on the held-out images, the first of equals."""
+    return max((row for row in rows if row.held_out is not None), key=lambda row: row.held_out)
+
+
 def draw_losses(lab, rows, path):
     """Draws the losses of the Rows' runs over the images seen."""
     figure = Figure(figsize=(8, 5), layout='constrained')
@@ -315,7 +320,7 @@ def format_classes(lab, row):
 def write_page(lab, rows, stem, jobs):
     """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen."""
     draw_losses(lab, rows, f'{stem}.png')
-    best = max((row for row in rows if row.held_out is not None), key=lambda row: row.held_out)
+    best = find_best(rows)
     shown = next((row for row in rows if row.minutes is not None and row.held_out is None), best)
     machine = f'{platform.platform()}, {os.cpu_count()} cores; {devices.describe()}'
     lines = [f'# {lab.study.title}', '',
