@@ -142,6 +142,12 @@ def load_network(session, checkpoint):
     return load_predictor(session, checkpoint, train.fcn, train.read_network(checkpoint))
 
 
+def randomize_pool3(session, seed, spread):
+    """Gives the scores of pool3 random weights, so that the network finds many classes, with many borders."""
+    [kernel] = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')
+    kernel.load(np.random.RandomState(seed).normal(0, spread, kernel.shape.as_list()), session)
+
+
 @pytest.fixture(autouse=True)
 def interrupts():
     """Ctrl-C as at a terminal: a shell that starts the tests in the background has it ignored, and the programs' import
@@ -209,13 +215,11 @@ def trained(tmp_path_factory, record):
 
 @pytest.fixture(scope='session')
 def wild(trained, tmp_path_factory):
-    """A checkpoint of the narrow network with random skips: it finds many classes, with many borders."""
+    """A checkpoint of the narrow network with randomize_pool3."""
     path = str(tmp_path_factory.mktemp('wild') / 'wild.ckpt')
-    random = np.random.RandomState(3)
     with tf.Graph().as_default(), tf.Session() as session:
         load_network(session, find_checkpoint(str(trained / 'train')))
-        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
-        session.run(kernel.assign(random.normal(0, 0.03, kernel.shape.as_list())))
+        randomize_pool3(session, seed=3, spread=0.03)
         tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
     return path
 
@@ -249,13 +253,11 @@ def camvid_run(tmp_path_factory):
     """The run folder of a narrow network of CamVid's classes at random; tests must not write to it."""
     folder = tmp_path_factory.mktemp('runs') / 'camvid'
     (folder / 'train').mkdir(parents=True)
-    random = np.random.RandomState(0)
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(0)
         build_predictor(train.fcn, train.Network(fc_channels=8, number_of_classes=11))
         session.run(tf.global_variables_initializer())
-        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
-        session.run(kernel.assign(random.normal(0, 0.1, kernel.shape.as_list())))
+        randomize_pool3(session, seed=0, spread=0.1)
         saver = tf.train.Saver(network_variables(), save_relative_paths=True)
         saver.save(session, str(folder / 'train' / 'model.ckpt'), 5, write_meta_graph=False)
     utils.save_json(str(folder / 'train' / 'settings.json'), {'classes': classes.as_json(CAMVID)})

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_photo
+from conftest import draw_photo, randomize_pool3
 
 import train
 import utils
@@ -57,8 +57,7 @@ def save_random_network(path):
     with tf.Graph().as_default(), tf.Session() as session:
         build_predictor(train.fcn, Network(fc_channels=8))
         session.run(tf.global_variables_initializer())
-        kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
-        session.run(kernel.assign(np.random.RandomState(3).normal(0, 0.03, kernel.shape.as_list())))
+        randomize_pool3(session, seed=3, spread=0.03)
         return tf.train.Saver(network_variables()).save(session, path, write_meta_graph=False)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from conftest import draw_pair, write_record
+from conftest import draw_pair, randomize_pool3, write_record
 
 import train
 import vgg
@@ -169,11 +169,10 @@ def test_the_chief_predicts_with_copies_of_remote_variables():
     assert len(fetch_weights) == len(weights.network_variables()) - 1  # fc6's two parts have one copy
     assert not any('copy' in variable.name for variable in tf.global_variables())
     image = np.random.RandomState(0).randint(0, 256, (1, 40, 50, 3))
-    kernel = tf.trainable_variables('vgg_16/fc8/conv_pool3/weights')[0]
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         for seed in range(2):
-            session.run(kernel.assign(np.random.RandomState(seed).normal(0, 0.1, kernel.shape.as_list())))
+            randomize_pool3(session, seed, spread=0.1)
             session.run(fetch_weights)
             found, expected = (session.run(one.probabilities, {one.image: image}) for one in (far, near))
             np.testing.assert_allclose(found, expected, atol=1e-6)
