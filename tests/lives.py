@@ -1,7 +1,7 @@
 """Runs of train.py that are processes of their own, to be killed and stopped, without waiting for TensorFlow each time.
 
 As a program, this file is a server that has imported train.py already, and runs it in forks of itself, with the small
-network of conftest.smaller.
+network of the other tests (conftest.SMALL_BLOCKS), without a results page.
 """
 import contextlib
 import ctypes

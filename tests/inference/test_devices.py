@@ -288,8 +288,9 @@ def test_g6_the_help_says_where_determinism_was_tested(capsys):
 # ------------------------------------------------------------------------------------------- start-up noise
 
 
-def run_python(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+def run_python(*arguments, env=None):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True,
+                          timeout=PATIENCE)
 
 
 @pytest.mark.slow
@@ -328,5 +329,5 @@ def test_a_session_on_a_real_gpu():
                'assert sum("GPU" in device.name for device in session.list_devices()) == 1;'
                'session.run(tf.nn.conv2d(tf.ones([1, 64, 64, 8]), tf.ones([3, 3, 8, 8]), 1, "SAME"))')
     environment = {name: value for name, value in os.environ.items() if name != 'CUDA_VISIBLE_DEVICES'}
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run_python('-c', program, env=environment)
     assert done.returncode == 0 and 'computes on 1 of ' in done.stdout, done.stdout + done.stderr
