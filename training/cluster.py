@@ -174,7 +174,6 @@ def run_chief(train, config, job, cluster):
 
 def try_training(train, job, cluster, server):
     """Trains from the last checkpoint on. Returns False if a task is lost before the end."""
-    records.count_examples(job.dataset_train, job.whole_images)  # before TensorFlow's reader, which explains less
     try:
         train(place_on_machines(cluster, server, job.batch_size))
         return True
