@@ -1,5 +1,4 @@
 """Several machines train as one: here several processes on this one."""
-import csv
 import json
 import math
 import os
@@ -12,6 +11,7 @@ import time
 
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import read_log, short_run
 from lives import PATIENCE, ROOT, end_with_parent
 
 import train
@@ -100,11 +100,6 @@ def test_g7_a_single_worker_is_a_chief_alone(monkeypatch):
 # ------------------------------------------------------------------------------------------- what a chief checks
 
 
-def make_cluster(worker, chief='a:1'):
-    """A Cluster of a chief, this process, and a worker, given their addresses."""
-    return cluster.Cluster({'chief': [chief], 'worker': [worker], 'ps': []}, cluster.Task('chief', 0, chief))
-
-
 def test_an_unreachable_task_is_found():
     port, = find_ports(1)
     assert cluster.find_fault(cluster.Task('worker', 0, f'127.0.0.1:{port}')) == 'Connection refused'
@@ -124,15 +119,15 @@ def test_a_signal_during_a_loss_ends_the_chief():
 
 class Processes:
     """train.py as chief, worker and parameter server on this machine; all are killed at the end of the `with`.
+    Their network has NARROW's channels.
 
     Args:
         folder: pathlib.Path, for what they print. flags: list of str, of train.py.
-        narrow: bool, whether their network has NARROW's channels.
     """
-    NARROW_PROGRAM = f'import train, utils, vgg; vgg.BLOCKS = {NARROW}; utils.run_program(train.main)'
+    PROGRAM = f'import train, utils, vgg; vgg.BLOCKS = {NARROW}; utils.run_program(train.main)'
 
-    def __init__(self, folder, flags, narrow=False):
-        self.command = [sys.executable, '-u', *(['-c', self.NARROW_PROGRAM] if narrow else ['train.py']), *flags]
+    def __init__(self, folder, flags):
+        self.command = [sys.executable, '-u', '-c', self.PROGRAM, *flags]
         self.folder, self.running = folder, {}
         self.cluster = {job: [f'127.0.0.1:{port}'] for job, port in zip(('chief', 'worker', 'ps'), find_ports(3))}
 
@@ -181,23 +176,17 @@ class Processes:
 def read_column(folder, column, name='log.csv'):
     """A column of a run's table, list of float; empty while there is no table."""
     try:
-        with open(folder / 'train' / name, newline='') as file:
-            return [float(row[column]) for row in csv.DictReader(file)]
+        return [float(row[column]) for row in read_log(folder, name)]
     except FileNotFoundError:
         return []
-
-
-def make_flags(record, folder, max_steps, *more):
-    return ['--dataset_train', record, '--dataset_val', record, '--output_dir', str(folder), '--fc_channels', '8',
-            '--batch_size', '2', '--crop_size', '32', '--max_steps', str(max_steps), '--summary_steps', '0', *more]
 
 
 @pytest.mark.slow
 def test_workers_and_the_chief_may_die(tmp_path, record):
     """A worker, then the chief are killed and restarted; everything is written exactly once."""
-    flags = make_flags(record, tmp_path, 150, '--log_steps', '1', '--save_steps', '5', '--val_steps', '50',
-                       '--eval_steps', '75')
-    with Processes(tmp_path, flags, narrow=True) as processes:
+    flags = short_run(record, tmp_path, '--max_steps', 150, '--log_steps', 1, '--save_steps', 5, '--val_steps', 50,
+                      '--eval_steps', 75)
+    with Processes(tmp_path, flags) as processes:
         processes.start('ps', 'worker', 'chief')
         processes.wait_for_step(7)
         processes.kill('worker')
@@ -232,11 +221,11 @@ def test_a_cluster_trains_as_one_process_though_its_parameter_server_dies(tmp_pa
         tf.train.Saver(network_variables()).save(session, start, 0, write_meta_graph=False)
 
     def flags(folder, steps, *more):
-        return make_flags(record, folder, steps, '--log_steps', '1', '--val_steps', '0', '--learning_rate', '1e-3',
-                          '--checkpoint_path', f'{start}-0', *more)
+        return short_run(record, folder, '--max_steps', steps, '--log_steps', '1', '--learning_rate', '1e-3',
+                         '--checkpoint_path', f'{start}-0', *more)
 
     train.main(flags(tmp_path / 'one', 8, '--num_gpus', '2'))
-    with Processes(tmp_path, flags(tmp_path, 60, '--save_steps', '5'), narrow=True) as processes:
+    with Processes(tmp_path, flags(tmp_path, 60, '--save_steps', '5')) as processes:
         processes.start('ps', 'worker', 'chief')
         processes.wait_for_step(8)
         processes.kill('ps')
@@ -251,8 +240,8 @@ def test_a_cluster_trains_as_one_process_though_its_parameter_server_dies(tmp_pa
 @pytest.mark.slow
 def test_a_chief_that_is_stopped_keeps_its_step_and_ends_all(tmp_path, record):
     """Without a parameter server: the chief holds the variables."""
-    flags = make_flags(record, tmp_path, 10000, '--log_steps', '1', '--val_steps', '0')
-    with Processes(tmp_path, flags, narrow=True) as processes:
+    flags = short_run(record, tmp_path, '--max_steps', 10000, '--log_steps', '1')
+    with Processes(tmp_path, flags) as processes:
         del processes.cluster['ps']
         processes.start('worker', 'chief')
         processes.wait_for_step(3)
