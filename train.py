@@ -437,7 +437,7 @@ def train(args, placement=towers.HERE):
                 with crf.start_processes(1) as pool, \
                         cluster.open_session(placement, config, signals) as session, \
                         run_folder.open_events(train_dir, session.graph, start_step) as writer:
-                    checkpoints.set_starting_weights(session, resume_from, start_from, data.class_set)
+                    checkpoints.set_starting_weights(session, resume_from, start_from, data.class_set, args.freeze)
                     session.run(graph.pictured.initializer)
                     saver = checkpoints.RunSaver(session, train_dir, resume_from, graph.training.check_finite)
                     run_folder.save_settings(train_dir, settings_of(args), data.class_set, start_from,

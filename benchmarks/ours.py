@@ -1,45 +1,27 @@
-"""This suite's contenders: train.py itself, its input alone, and prediction. They return items and seconds."""
+"""This suite's contenders: train.py itself, prediction, and a product of matrices. They return items and seconds."""
 import os
 import shutil
-import statistics
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import train
 import vgg
-from benchmarks import earlier_training
 from benchmarks.measure import as_arguments, time_calls
-from datasets import batches
-from datasets.records import count_examples
 from inference import predictor, weights
 from predict import Segmenter
 from report.page import read_table
 
 
-def training(records, output_dir, steps, batch_size, histograms=False, **flags):
-    """Contender: so many steps of train.py with flags, after two, by the times in its log.
-    With histograms, another step with them adds as much as it does by default, in one step of 100."""
-    max_steps = 2 + steps + histograms
+def training(records, output_dir, steps, batch_size, **flags):
+    """Contender: so many steps of train.py with flags, after two, by the times in its log."""
     shutil.rmtree(output_dir, ignore_errors=True)
     train.main(as_arguments({
         'dataset_train': records[0], 'dataset_val': records[1], 'output_dir': output_dir, 'batch_size': batch_size,
-        'checkpoint_path': 'none', 'max_steps': max_steps, 'log_steps': 1, 'val_steps': 0,
-        'summary_steps': max_steps * histograms, **flags}))
+        'checkpoint_path': 'none', 'max_steps': 2 + steps, 'log_steps': 1, 'val_steps': 0, 'summary_steps': 0,
+        **flags}))
     log = read_table(os.path.join(output_dir, 'train', 'log.csv'))
-    seconds = [batch_size / row['images_per_second'] for row in log][2:]
-    plain = statistics.mean(seconds[:steps])
-    return steps * batch_size, steps * (plain + histograms * (seconds[-1] - plain) / 100)
-
-
-def reading(record, batch_size, crop_size, num_batches, complete):
-    """Contender: the batches of train.py, or those of the earlier suite, which decodes `complete` images."""
-    sampling = batches.Sampling(record, count_examples(record), batch_size, crop_size, vgg.RGB_MEAN, seed=0)
-    with tf.Graph().as_default(), tf.Session() as session:
-        dataset = (earlier_training.training_batches(record, batch_size, crop_size) if complete else
-                   batches.training_batches(sampling))
-        next_batch = tf.group(*tf.data.make_one_shot_iterator(dataset).get_next())
-        return time_calls(lambda: session.run(next_batch), num_batches, batch_size, warm_up=num_batches // 4)
+    return steps * batch_size, sum(batch_size / row['images_per_second'] for row in log[2:])
 
 
 def prediction(checkpoint, height, width, images):

@@ -3,7 +3,6 @@
 A row is a function of inputs.Inputs that returns a list of page.compare's cells; its docstring, which the page shows,
 tells how it is measured.
 """
-import glob
 import importlib.util
 import os
 
@@ -12,7 +11,6 @@ from benchmarks.page import compare
 
 EAGER, FUSED = 'PyTorch eager', 'PyTorch, channels_last, fused Adam'
 COMPILED = 'PyTorch compiled, weights frozen, channels_last'
-EARLIER = 'earlier suite'
 READ_WEIGHTS = """
 import sys
 import tensorflow.compat.v1 as tf
@@ -38,21 +36,6 @@ def pytorch(function, tuned, **settings):
             for name in (EAGER, tuned) if importlib.util.find_spec('torch')]
 
 
-def convert(inputs):
-    """Complete processes, from their start to their end, over all images of both splits. The opponent works as the
-    earlier suite did: one process, image and mask by cv2.imread, colours through a table of 256^3, labels as raw
-    bytes."""
-    count, arguments = len(inputs.photos), {'data_dir': inputs.data_dir, 'output_dir': inputs.path('converted')}
-    found = inputs.take_turns([
-        Contender('ours', ['convert_fcn_dataset.py', *as_arguments(arguments)], count),
-        Contender(EARLIER, ['-m', 'benchmarks.earlier_convert', inputs.data_dir, inputs.work_dir], count)])
-    ours, theirs = ([sum(map(os.path.getsize, glob.glob(inputs.path(pattern)))) / 1e6]
-                    for pattern in ('converted/*.record', '*.record'))
-    return [against(EARLIER, found, 'images/s', rates, '>= 3x'),
-            compare('MB of records', ours, EARLIER, theirs, '<= 1x'),
-            against(EARLIER, found, 'peak memory, MB', peaks, '<= 1x')]
-
-
 def train_batch(inputs, batch_size, target, steps=3):
     sizes = {'batch_size': batch_size, 'crop_size': inputs.crop_size, 'fc_channels': inputs.fc_channels}
     ours = call('ours', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), steps=steps, **sizes)
@@ -69,27 +52,6 @@ def train_4(inputs):
 def train_1(inputs):
     """As train_4, at batch 1."""
     return train_batch(inputs, 1, '>= 1.75x')
-
-
-def earlier_loop(inputs):
-    """Batch 1. The earlier loop: tf.cond over training and validation input by a placeholder, complete images decoded
-    and cropped, and every 10th step a second session.run for loss and histograms of all variables and gradients,
-    written for TensorBoard. Ours has its log in the figure too: one step in 100 has histograms."""
-    loop = f"{EARLIER}'s loop"
-    sizes = {'steps': 10, 'batch_size': 1, 'crop_size': inputs.crop_size, 'fc_channels': inputs.fc_channels}
-    found = inputs.take_turns([
-        call('ours', 'ours.training', records=inputs.records, output_dir=inputs.path('run'), histograms=True, **sizes),
-        call(loop, 'earlier_training.training', records=inputs.records, log_dir=inputs.path('events'), **sizes)])
-    return [against(loop, found, 'images/s, logs included', rates, '>= 1.3x')]
-
-
-def reading(inputs):
-    """The input without a network, batch 16; a quarter of the batches is drawn before the clock starts."""
-    complete = 'decode whole, then crop'
-    found = inputs.take_turns([
-        call(name, 'ours.reading', record=inputs.records[0], batch_size=16, crop_size=inputs.crop_size,
-             num_batches=60, complete=name == complete) for name in ('ours', complete)])
-    return [against(complete, found, 'examples/s', rates, '>= 1.8x')]
 
 
 def predict(inputs):
@@ -153,5 +115,4 @@ def crf_pool(inputs):
     return [against('one process', found, 'images/s, two processes', rates, '>= 1.8x')]
 
 
-ROWS = {function.__name__: function for function in (
-    convert, train_4, train_1, earlier_loop, reading, predict, limit, start, crf, crf_pool)}
+ROWS = {function.__name__: function for function in (train_4, train_1, predict, limit, start, crf, crf_pool)}

@@ -53,6 +53,7 @@ def check(splits, lists, class_set, scale, num_workers):
         notes.append(Finding('class not in train', f'{names[0]}: no pixel of {", ".join(absent)}'))
     if unlisted := {*splits[0].masks, *splits[1].masks}.difference(*ids_by_split):
         notes.append(Finding('in no list', f'{len(unlisted)} masks are in neither {names[0]} nor {names[1]}'))
+    faults, notes = map(dict.fromkeys, (faults, notes))  # each once, because train and val may be one list
     return {'faults': [fault._asdict() for fault in faults], 'notes': [note._asdict() for note in notes],
             **{role: describe_split(class_set, *of_split)
                for role, *of_split in zip(voc.ROLES, names, listed, seen, pixels)}}

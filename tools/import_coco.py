@@ -153,8 +153,9 @@ def main(argv=None):
         copy_image(path, os.path.join(images, image_id + os.path.splitext(path)[1]))
     utils.save_text(names_path, classes.as_text(class_set))
     utils.save_text(list_path, ''.join(f'{image_id}\n' for image_id in found))
+    divided = '' if os.path.exists(os.path.join(lists, 'val.txt')) else ' --val_fraction 0.2'
     print(f'{len(found):,} images and masks of {len(class_set.names)} classes in {args.output_dir}; next: '
-          f'python convert_fcn_dataset.py --data_dir {args.output_dir} --classes {names_path}')
+          f'python convert_fcn_dataset.py --data_dir {args.output_dir} --classes {names_path}{divided}')
 
 
 if __name__ == '__main__':

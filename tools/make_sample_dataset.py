@@ -283,10 +283,10 @@ def main(argv=None):
     args = parse_args(argv)
     images, masks, lists = (os.path.join(args.output_dir, folder)
                             for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'))
+    if os.path.isdir(images) and any(not name.startswith(SPLITS) for name in os.listdir(images)):
+        raise utils.UserError(f'{images} holds the images of another data set: give another --output_dir')
     for folder in (images, masks, lists):
         os.makedirs(folder, exist_ok=True)
-    if any(not name.startswith(SPLITS) for name in os.listdir(images)):
-        raise utils.UserError(f'{images} holds the images of another data set: give another --output_dir')
     for split, count in zip(SPLITS, (args.num_train, args.num_val)):
         ids = [f'{split}_{index:06d}' for index in range(count)]
         for index, name in enumerate(tqdm(ids, desc=f'drawing {split}', unit='picture')):

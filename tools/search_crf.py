@@ -75,6 +75,7 @@ def main(argv=None):
     print(devices.describe())
     checkpoint = weights.find_checkpoint(args.checkpoint_path)
     output_dir = weights.choose_output_dir(checkpoint, args.output_dir, 'crf_search')
+    utils.make_folder(output_dir)
     names = read_names(args.dataset)
     check_images(args.dataset, names, weights.read_settings(os.path.dirname(checkpoint)))
     number_of_classes = len(weights.find_common_classes(checkpoint, args.dataset, args.classes).names)
@@ -196,7 +197,6 @@ def write_results(folder, trials, without_crf, facts):
     if best.mean_iou <= without_crf:
         print(f'none of {len(trials)} settings is better than no CRF on these images: do not use --crf for this '
               'network, or search on with more --trials')
-    os.makedirs(folder, exist_ok=True)
     with utils.whole_file(os.path.join(folder, 'trials.csv')) as partial, open(partial, 'w', newline='') as file:
         table = csv.writer(file)
         table.writerow(['trial', 'kind', *crf.Parameters._fields, 'mean_iou'])

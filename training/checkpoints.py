@@ -41,11 +41,11 @@ def find_start(path, output_dir):
     return DEFAULT_START
 
 
-def set_starting_weights(session, resume_from, start_from, class_set):
+def set_starting_weights(session, resume_from, start_from, class_set, freeze=None):
     """Sets all variables: from `resume_from`, else from `start_from` as far as that goes, else at random.
     These are checkpoints or None: one of this run; one of VGG16 or of another run. If the other run has the same
     classes, those of a classes.ClassSet, the complete network is taken, else VGG16. Raises UserError if a checkpoint is
-    damaged or does not fit."""
+    damaged or does not fit, or at random if --freeze is given, because that would keep random filters."""
     session.run(tf.global_variables_initializer())
     if resume_from:
         known = weights.read_shapes(resume_from)
@@ -56,6 +56,8 @@ def set_starting_weights(session, resume_from, start_from, class_set):
         restore_fcn(session, start_from)
     elif start_from:
         restore_vgg(session, start_from)
+    elif freeze:
+        raise UserError(f'--freeze {freeze}: there are no weights to keep; give --checkpoint_path')
     else:
         print('no weights to start from: all of VGG16 starts at random (He); expect to need far more steps')
 

@@ -19,7 +19,7 @@ import predict
 import train
 import utils
 from benchmarks import __main__ as program
-from benchmarks import earlier_convert, earlier_training, inputs, measure, ours, page, refinement, rows
+from benchmarks import inputs, measure, ours, page, refinement, rows
 from benchmarks.measure import Contender, Round
 from inference import crf
 from tools import make_sample_dataset
@@ -44,17 +44,13 @@ def test_only_calls_after_the_warm_up_are_timed(monkeypatch):
     assert len(called) == 7
 
 
-@pytest.mark.parametrize('histograms, expected', [(False, 6.0), (True, 6.15)])
-def test_histograms_count_as_often_as_they_come(monkeypatch, tmp_path, histograms, expected):
-    """Three steps of 2 s after a warm-up; a fourth takes 5 s more for its histograms, which come every 100 steps."""
+def test_the_first_two_steps_of_a_training_are_not_timed(monkeypatch, tmp_path):
     flags = []
     monkeypatch.setattr(ours.train, 'main', flags.extend)
     monkeypatch.setattr(ours, 'read_table', lambda path: [
-        {'images_per_second': 4 / seconds} for seconds in (50, 9, 2, 2, 2, 7)[:5 + histograms]])
-    done = ours.training(['a', 'b'], str(tmp_path), steps=3, batch_size=4, histograms=histograms, crop_size=32)
-    assert done == (12, pytest.approx(expected))
-    assert flags[flags.index('--max_steps') + 1] == ('6' if histograms else '5')
-    assert flags[flags.index('--summary_steps') + 1] == ('6' if histograms else '0')
+        {'images_per_second': 4 / seconds} for seconds in (50, 9, 2, 1, 3)])
+    assert ours.training(['a', 'b'], str(tmp_path), steps=3, batch_size=4, crop_size=32) == (12, pytest.approx(6.0))
+    assert flags[flags.index('--max_steps') + 1] == '5'
 
 
 # ------------------------------------------------------------------------------------------- the page
@@ -62,11 +58,11 @@ def test_histograms_count_as_often_as_they_come(monkeypatch, tmp_path, histogram
 
 def test_lines_of_the_page():
     # The ratio is the median of 400 / 50, 420 / 60, 380 / 40; the medians' own would be the same, their spread not.
-    assert page.compare('images/s', [400.0, 420.0, 380.0], 'earlier suite', [50.0, 60.0, 40.0], '>= 6x') == [
-        'images/s', '400 (380..420)', 'earlier suite', '50.00 (40.00..60.00)', '8.00x (7.00x..9.50x)', '3', '>= 6x']
+    assert page.compare('images/s', [400.0, 420.0, 380.0], 'PyTorch', [50.0, 60.0, 40.0], '>= 6x') == [
+        'images/s', '400 (380..420)', 'PyTorch', '50.00 (40.00..60.00)', '8.00x (7.00x..9.50x)', '3', '>= 6x']
     assert page.compare('images/s', [6.0, 4.0, 10.0], 'other', [2.0, 4.0, 5.0])[4] == '2.00x (1.00x..3.00x)'
-    assert page.compare('peak memory, MB', [66.0], 'earlier suite', [60.0], '<= 0.5x') == [
-        'peak memory, MB', '66.00', 'earlier suite', '60.00', '1.10x', '1', '<= 0.5x']
+    assert page.compare('peak memory, MB', [66.0], 'PyTorch', [60.0], '<= 0.5x') == [
+        'peak memory, MB', '66.00', 'PyTorch', '60.00', '1.10x', '1', '<= 0.5x']
     assert page.compare('images/s', [1.234, 0.01234], 'PyTorch eager', []) == [
         'images/s', '0.62 (0.01..1.23)', 'PyTorch eager', 'not installed', '-', '2', '-']
     assert page.compare('equal pixels', [1124998], 'all pixels', [1125000])[1:5] == [
@@ -135,30 +131,6 @@ def voc(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp('voc'))
     draw_voc(folder)
     return folder
-
-
-def test_the_earlier_converter_gives_the_labels_of_the_masks(voc, tmp_path):
-    earlier_convert.main([voc, str(tmp_path)])
-    with open(os.path.join(voc, 'ImageSets', 'Segmentation', 'val.txt')) as file:
-        ids, seen = file.read().split(), set()
-    for serialized, name in zip(tf.io.tf_record_iterator(str(tmp_path / 'val.record')), ids, strict=True):
-        feature = tf.train.Example.FromString(serialized).features.feature
-        labels = np.frombuffer(feature['image/label'].bytes_list.value[0], np.uint8).reshape(60, 80)
-        with Image.open(os.path.join(voc, 'SegmentationClass', name + '.png')) as mask:
-            expected = np.array(mask)
-        seen |= set(np.unique(expected))
-        np.testing.assert_array_equal(labels, np.where(expected == 255, 0, expected))  # void was no class of its own
-    assert len(seen) > 3 and 255 in seen
-
-
-def test_the_earlier_batches_keep_image_and_label_together(record, pairs):
-    """Brightness is 12 * class in these images (see conftest), filled up with 0."""
-    batch = tf.data.make_one_shot_iterator(earlier_training.training_batches(record, 8, 48)).get_next()
-    with tf.Session() as session:
-        images, labels = session.run(batch)
-    assert images.shape == (8, 48, 48, 3) and labels.shape == (8, 48, 48)
-    brightness = np.where(labels == 255, 255, labels * 12)
-    assert np.mean(np.abs(images[..., 0] - brightness) < 30) > 0.9
 
 
 def load_weights(network, variables):
@@ -238,11 +210,10 @@ def run_here(known, contender, log_dir):
     script, *arguments = contender.arguments
     if arguments[0] == 'benchmarks.measure':
         name, settings = arguments[1], json.loads(arguments[2])
-        key = name, settings.get('histograms', False)
-        if key not in known or name != 'ours.training':
+        if name not in known or name != 'ours.training':
             module, function = name.split('.')
-            known[key] = getattr(importlib.import_module(f'benchmarks.{module}'), function)(**settings)
-        return Round(*json.loads(json.dumps(known[key])), peak_bytes=10 ** 6)
+            known[name] = getattr(importlib.import_module(f'benchmarks.{module}'), function)(**settings)
+        return Round(*json.loads(json.dumps(known[name])), peak_bytes=10 ** 6)
     if script == '-m':
         importlib.import_module(arguments[0]).main(arguments[1:])
     elif script != '-c':
@@ -269,7 +240,7 @@ def measured_rows(names, shared, tmp_path):
 
 def test_rows_without_training_run(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(rows, 'pytorch', lambda *args, **settings: [])
-    lines = measured_rows(['convert', 'predict'], shared, tmp_path)
+    lines = measured_rows(['predict'], shared, tmp_path)
     assert ['not installed' in line for line in lines].count(True) == 4  # two opponents' speed and memory
 
 
@@ -279,7 +250,7 @@ def test_the_other_rows_run(shared, trained, tmp_path, monkeypatch):
     predict.main(['--checkpoint_path', f'{trained}/train/model.ckpt-3', '--save_probabilities', '--output_dir',
                   str(tmp_path / 'maps'), '--images', *shared.map_photos])
     shared.maps = {'given': str(tmp_path / 'maps')}
-    measured_rows([name for name in rows.ROWS if name not in ('convert', 'predict')], shared, tmp_path)
+    measured_rows([name for name in rows.ROWS if name != 'predict'], shared, tmp_path)
 
 
 @pytest.mark.slow
@@ -297,8 +268,8 @@ def test_maps_are_decided_and_undecided(shared, full_network):
 @pytest.mark.slow
 def test_a_row_in_processes_of_its_own(voc, tmp_path):
     """As `make bench` runs it."""
-    program.main(['--data_dir', voc, '--output_dir', str(tmp_path), '--rows', 'convert', '--rounds', '1'])
-    assert '| convert | images/s | ' in (tmp_path / 'benchmarks.md').read_text()
+    program.main(['--data_dir', voc, '--output_dir', str(tmp_path), '--rows', 'start', '--rounds', '1'])
+    assert '| start | seconds | ' in (tmp_path / 'benchmarks.md').read_text()
     assert sorted(os.listdir(tmp_path)) == ['benchmarks.md', 'logs']
 
 

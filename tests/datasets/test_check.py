@@ -182,6 +182,13 @@ def test_links_repeated_ids_and_kinds_of_masks_are_faults(voc, capfd):
     assert [fault['kind'] for fault in report['faults']] == ['repeated id', 'link', 'kind of mask']
 
 
+def test_faults_of_a_list_that_is_both_count_once(voc, capfd):
+    mask_of(voc, 0).unlink()
+    error, lines, report = check(voc, capfd, '--val_split', 'train')
+    assert error.startswith('1 fault:') and len(report['faults']) == 1
+    assert sum(line.startswith('fault: ') for line in lines) == 1
+
+
 def test_a_pair_with_two_faults_has_two(voc, capfd):
     image_of(voc, 0).unlink()
     mask_of(voc, 0).unlink()

@@ -71,7 +71,7 @@ def test_objects_are_drawn_crowds_first_and_small_ones_on_top(coco, tmp_path, ca
     assert (root / 'JPEGImages' / 'photo.jpg').read_bytes() == (tmp_path / 'images' / 'photo.jpg').read_bytes()
     assert classes.read_classes(str(root / 'class_names.txt')).names == ('background', 'traffic light', 'dog')
     command = capsys.readouterr().out.splitlines()[-1].partition('convert_fcn_dataset.py ')[2].split()
-    convert_fcn_dataset.main([*command, '--val_fraction', '0.5', '--output_dir', str(tmp_path / 'records')])
+    convert_fcn_dataset.main([*command, '--output_dir', str(tmp_path / 'records')])
     assert [records.count_examples(str(tmp_path / 'records' / f'fcn_{role}.record')) for role in ('train', 'val')] == [
         1, 1]
 

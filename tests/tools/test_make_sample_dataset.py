@@ -151,7 +151,7 @@ def test_another_data_set_is_left_alone(tmp_path):
     (tmp_path / 'JPEGImages' / '2007_000032.jpg').touch()
     with pytest.raises(utils.UserError, match='JPEGImages holds the images of another data set'):
         make_sample_dataset.main(['--output_dir', str(tmp_path)])
-    assert read_tree(tmp_path) == {'JPEGImages/2007_000032.jpg': b''}
+    assert read_tree(tmp_path) == {'JPEGImages/2007_000032.jpg': b''} and os.listdir(tmp_path) == ['JPEGImages']
 
 
 def test_mistakes_take_one_line_from_any_folder(tmp_path):

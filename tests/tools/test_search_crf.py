@@ -205,6 +205,13 @@ def test_scales_and_number_of_images(trained, held_out, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_that_cannot_be_made_ends_the_search_at_once(trained, held_out, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(search_crf, 'predict_maps', None)
+    with pytest.raises(FileExistsError):
+        search_crf.main(flags(trained, held_out, tmp_path / 'file'))
+
+
 def test_ctrl_c_shows_what_was_found_so_far(trained, held_out, tmp_path, monkeypatch, capsys):
     def interrupted(trials, number, random):
         if len(trials) == 2:

@@ -196,6 +196,12 @@ def start_from(path, class_set=classes.VOC):
     return lambda session: checkpoints.set_starting_weights(session, None, path, class_set)
 
 
+def test_a_random_start_has_nothing_to_freeze(small_runs):
+    with pytest.raises(UserError, match='^--freeze conv3: there are no weights to keep; give --checkpoint_path$'):
+        run_network(Network(fc_channels=8), lambda session: checkpoints.set_starting_weights(
+            session, None, None, classes.VOC, 'conv3'))
+
+
 @pytest.mark.parametrize('coarse, fine, skips', [
     pytest.param('fcn_32s', 'fcn_16s', 'pool4', marks=pytest.mark.slow),
     pytest.param('fcn_16s', 'fcn_8s', 'pool3', marks=pytest.mark.slow), ('fcn_32s', 'fcn_8s', 'pool4 and pool3')])
