@@ -24,6 +24,7 @@ if __name__ == '__main__':
     import utils
     utils.import_tensorflow()
 
+import matplotlib
 from matplotlib.figure import Figure
 
 import train
@@ -83,7 +84,7 @@ STUDIES = {
             'short_low': short(320, '1e-4', 8, 'flip scale'),
             'short_all': short(320, batch_size=8, augment='flip scale rotate colour')}),
     'camvid_half': Study(
-        'CamVid at half size', 0.5, 'train', 'SegmentationClass', 3200, 0, 24, {
+        'CamVid at half size', 0.5, 'train', 'SegmentationClass', 3200, 3200, 24, {
             'default': '--crop_size 160',
             'paper': '--recipe paper',
             'adamw': '--recipe adamw --crop_size 160',
@@ -292,6 +293,7 @@ def draw_losses(lab, rows, path):
     """Draws the losses of the Rows' runs over the images seen."""
     figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
+    axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)  # more than ten runs
     for row in (row for row in rows if row.minutes is not None):
         log = page.read_table(lab.path(row.name, 'train', 'log.csv'))
         axes.plot([each['step'] * row.images_seen / row.steps for each in log],
