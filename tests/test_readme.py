@@ -13,7 +13,7 @@ PAGES = (*READMES, 'CONTRIBUTING.md', 'results/README.md',
          *(f'docs/{name}' for name in sorted(os.listdir(os.path.join(ROOT, 'docs'))) if name.endswith('.md')))
 ROOMS = ('.', 'datasets', 'inference', 'training', 'report', 'tools', 'benchmarks')
 FLAGS_OF_OTHERS = {'--help', '--logdir', '--count', '--saved-model', '--signature_def', '--output', '--saved_model_dir',
-                   '--saved_model_signature_key', '--output_file'}
+                   '--saved_model_signature_key', '--output_file', '--bind', '--directory'}
 OF_OTHERS = ('out of memory',)  # messages that are TensorFlow's, too
 
 
