@@ -147,8 +147,9 @@ def main(argv=None):
     args = parse_args(argv)
     warnings.filterwarnings('ignore', module='PIL')  # of very large pictures and odd EXIF, which are no reason to stop
     class_set = classes.read_classes(args.classes) if args.classes else classes.VOC
-    splits = voc.find_splits(args.data_dir, (args.train_split, args.val_split),
-                             (args.train_label_dir, args.val_label_dir), args.sbd_dir)
+    val_label_dir = args.train_label_dir if args.val_fraction else args.val_label_dir
+    splits = voc.find_splits(args.data_dir, (args.train_split, args.val_split), (args.train_label_dir, val_label_dir),
+                             args.sbd_dir)
     if args.val_fraction:
         splits = voc.share_list(*splits, args.val_fraction)
     for path in (os.path.join(args.data_dir, *name.split('/')) for name in CLASS_FILES):

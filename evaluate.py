@@ -86,7 +86,7 @@ def evaluate(checkpoint, record, crf_parameters=None, num_workers=1, classes_fil
     """Scores every image of a TFRecord file, of which few are in memory at a time; returns an Evaluation.
     With crf.Parameters, num_workers processes refine every prediction, and that is scored as well. Raises UserError if
     the checkpoint or the record is damaged, their classes differ, or memory ran out."""
-    num_examples = records.count_examples(record, whole=True)
+    num_examples = records.count_examples(record)
     class_set = weights.find_common_classes(checkpoint, record, classes_file)
     print(weights.describe(checkpoint, class_set, classes_file), flush=True)
     number_of_classes = len(class_set.names)

@@ -19,7 +19,6 @@ if __name__ == '__main__':
     import utils
     utils.import_tensorflow(frozen_weights=True)
 
-import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -34,8 +33,6 @@ from inference.export import export
 from inference.legend import draw_overlay
 from inference.predictor import load_predictor, predict_image, predict_strips
 from utils import UserError
-
-CRF_SIDE = 2048  # pixels; the CRF's time and memory grow with their number
 
 
 def parse_args(argv=None):
@@ -68,7 +65,8 @@ class Segmenter:
     threads may share one. close() or `with` frees its memory.
 
     checkpoint_path: of a checkpoint or the folder of a run. classes_file: see --classes. The others are fields of
-    averaging.Passes, such as flip=True. Raises UserError if the checkpoint is missing or damaged.
+    averaging.Passes, such as flip=True. Raises UserError if the checkpoint is missing or damaged, ValueError if the
+    windows would not advance.
 
     Photos are uint8 RGB arrays [H, W, 3], or paths.
     """
@@ -76,6 +74,7 @@ class Segmenter:
     def __init__(self, checkpoint_path, classes_file=None, **passes):
         utils.quiet_tensorflow()
         self.passes = averaging.Passes(**passes)
+        averaging.check_tile(self.passes.tile, self.passes.overlap)
         self.checkpoint = weights.find_checkpoint(checkpoint_path)
         self.class_set = weights.find_classes(self.checkpoint, classes_file)
         with tf.Graph().as_default():
@@ -169,25 +168,17 @@ def predict_all(segmenter, photos, args):
 
 def predict(segmenter, image, max_side=None, crf_parameters=None, with_confidence=False, with_probabilities=False):
     """Predicts one photo, uint8 RGB [H, W, 3], at its own size: the dict of summarise, and 'crfed', uint8 [H, W], with
-    crf.Parameters. The network sees a photo whose longer side is above max_side pixels scaled down to it, and the CRF
-    one within CRF_SIDE; probabilities are scaled bilinearly, the CRF's classes by nearest neighbour."""
-    size, seen = image.shape[:2], shrink(image, max_side)
+    crf.Parameters. Network and CRF see a photo whose longer side is above max_side pixels scaled down to it;
+    probabilities are scaled back bilinearly, the CRF's classes by nearest neighbour."""
+    size, seen = image.shape[:2], averaging.shrink(image, max_side) if max_side else image
     strips = segmenter.strips(seen)
     if crf_parameters or seen is not image:
         probabilities = averaging.join_strips(strips, seen.shape[:2])
         strips = averaging.enlarge(probabilities, size)
     maps = summarise(strips, size, with_confidence, with_probabilities)
     if crf_parameters:
-        seen = shrink(seen, CRF_SIDE)
-        refined = crf.refine(seen, averaging.resize_probabilities(probabilities, seen.shape[:2]), crf_parameters)
-        maps['crfed'] = cv2.resize(refined, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        maps['crfed'] = averaging.resize_labels(crf.refine(seen, probabilities, crf_parameters), size)
     return maps
-
-
-def shrink(image, max_side):
-    """Scales uint8 [H, W, 3] down to max_side pixels, if that is not None, on its longer side, and at least 1 on the
-    other."""
-    return averaging.scale_image(image, min(1, max_side / max(image.shape[:2]))) if max_side else image
 
 
 def summarise(strips, size, with_confidence=False, with_probabilities=False):

@@ -358,8 +358,11 @@ def find_reason(error):
     return reason if len(reason) <= 200 else f'{reason[:100]} ... {reason[-95:]}'  # a long path hides neither end
 
 
-def print_anything():
-    """Makes characters that the terminal cannot show, such as Chinese ones in ASCII, escapes instead of an error."""
+def prepare_terminal():
+    """Makes characters that the terminal cannot show, such as Chinese ones in ASCII, escapes instead of an error; and
+    Ctrl-C an exception again after import_tensorflow, so that unfinished files are removed."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what replaces it in a notebook
             stream.reconfigure(errors='backslashreplace')
@@ -369,7 +372,7 @@ def run_program(main):
     """Runs a script's main(), which returns the exit code or None for 0, and ends the process: a UserError or OSError
     as one line on stderr with exit code 1."""
     program = os.path.basename(sys.argv[0])
-    print_anything()
+    prepare_terminal()
     try:
         code = main()
         sys.stdout.flush()

@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     image_path: str
     faults: list  # of Finding
     notes: list  # of Finding
-    size: tuple = ()  # (width, height) of the image; () if it cannot be read
+    size: tuple = ()  # (width, height) of the scaled image; () if it cannot be read
     checksum: bytes = b''  # of the picture, which read_image may have decoded at an eighth of its size
     mask_kind: str = ''  # see pictures.Mask; '' if it cannot be read
     pixels: np.ndarray = np.zeros(256, np.int64)  # by label
@@ -65,7 +65,7 @@ def look_at_pair(split, class_set, scale, image_id):
     seen = Seen(image_id, pair.image_path, pair.faults, pair.notes)
     if pair.image:
         checksum = hashlib.sha256(pair.image.picture.convert('RGB').tobytes()).digest()
-        seen = seen._replace(size=pair.image.size, checksum=checksum)
+        seen = seen._replace(size=pictures.scaled_size(pair.image.size, scale), checksum=checksum)
     if pair.mask:
         seen = seen._replace(mask_kind=pair.mask.kind, pixels=pictures.count_pixels(pair.mask.labels))
     return seen

@@ -107,7 +107,9 @@ def find_rows(lines):
     for form in TABLES:
         rows = [re.fullmatch(form, line) for line in lines]
         if len(rows) > 1 and all(rows[1:]):
-            return [row.groupdict() for row in rows if row]
+            rows = [row.groupdict() for row in rows if row]
+            # CVAT sorts by name; its masks are read by their colours, so that the background may come first.
+            return sorted(rows, key=lambda row: row['name'].lower() != 'background') if form == TABLES[0] else rows
     rows = [re.fullmatch(LIST, line) for line in lines]
     for line, row in zip(lines, rows):
         if row is None:

@@ -30,7 +30,7 @@ OTHER_LINES = (  # of lists that hold more than ids, and what they are
     (r'.*\.(?i:jpe?g|png|bmp|mat)', 'a file name with its ending; remove the ending'),
     (r'.*[\s,;].*', 'more than one word; give the id alone'),
     (r'.*', NO_NAME))
-NO_ID = r'\.{1,2}|.{201,}|.*[/\\\x00-\x1f\x7f-\x9f].*'  # . and .., too long, a path, or with control characters
+NO_ID = r'\.{1,2}|.{201,}|.*[\\\x00-\x1f\x7f-\x9f].*'  # . and .., too long, or with control characters
 
 
 class Finding(NamedTuple):
@@ -126,12 +126,15 @@ def divide_ids(ids, val_fraction):
 
 
 def list_files(folder, endings):
-    """The files of a folder with one of the endings, in upper or lower case: dict of name without ending to paths."""
+    """The files of a folder and its subfolders that have one of the endings, in upper or lower case: dict of id, which
+    is the path in the folder without ending, to paths."""
     found = collections.defaultdict(list)
-    for name in sorted(os.listdir(folder)):
-        stem, ending = os.path.splitext(name)
-        if ending.lower() in endings:
-            found[stem].append(os.path.join(folder, name))
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (os.path.join(place, name) for name in sorted(names)):
+            stem, ending = os.path.splitext(os.path.relpath(path, folder))
+            if ending.lower() in endings:
+                found[stem.replace(os.sep, '/')].append(path)
     return dict(found)
 
 
@@ -177,11 +180,13 @@ def read_ids(list_path, cure):
 
 def find_ids(list_path, lines, images=None):
     """The ids in the lines of a list, list of str, and its faults, list of Finding: other lines, and repeated ids.
-    A line that looks like more than an id is one all the same if `images`, a dict by id, has it, or is not given."""
+    A line that looks like more than an id is one all the same if `images`, a dict by id, has it. Without `images`, all
+    lines but paths are ids."""
     ids, others = collections.Counter(), collections.defaultdict(list)
     for line in lines:
         what = next(what for form, what in OTHER_LINES if re.fullmatch(form, line, re.DOTALL))
-        if re.fullmatch(NO_ID, line, re.DOTALL) or images is not None and line not in images and what != NO_NAME:
+        unknown = '/' in line if images is None else line not in images
+        if re.fullmatch(NO_ID, line, re.DOTALL) or unknown and what != NO_NAME:
             others[what].append(line)
         else:
             ids[line] += 1

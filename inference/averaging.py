@@ -137,6 +137,11 @@ def scale_image(image, scale):
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
 
 
+def shrink(image, max_side):
+    """Scales uint8 [H, W, 3] down to max_side pixels on its longer side, if it is larger."""
+    return scale_image(image, min(1, max_side / max(image.shape[:2])))
+
+
 def resize_probabilities(probabilities, size):
     """Resizes float32 [h, w, C] to (H, W), bilinearly between pixel centres; the sum at each pixel stays 1."""
     if probabilities.shape[:2] == size:
@@ -145,6 +150,11 @@ def resize_probabilities(probabilities, size):
     for index in range(probabilities.shape[-1]):  # class by class, because OpenCV takes at most 128 at once
         resized[:, :, index] = cv2.resize(probabilities[:, :, index], size[::-1], interpolation=cv2.INTER_LINEAR)
     return resized
+
+
+def resize_labels(labels, size):
+    """Resizes uint8 [h, w] to (H, W) by nearest neighbour."""
+    return labels if labels.shape == size else cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def add_flags(parser):
@@ -157,10 +167,18 @@ def add_flags(parser):
                         help='windows overlap by so many pixels, over which one fades into the next')
 
 
-def check_flags(parser, tile, overlap):
-    """Ends the program with one line if windows would not advance by a cell of the network."""
+def check_tile(tile, overlap):
+    """Raises ValueError, whose message is one line, if windows would not advance by a cell of the network."""
     if tile - overlap < CELL:
-        parser.error(f'--overlap {overlap}: must be at least {CELL} below --tile {tile}')
+        raise ValueError(f'overlap {overlap}: must be at least {CELL} below tile {tile}')
+
+
+def check_flags(parser, tile, overlap):
+    """Ends the program with check_tile's line."""
+    try:
+        check_tile(tile, overlap)
+    except ValueError as error:
+        parser.error(f'--{error}')
 
 
 def parse_scales(text):

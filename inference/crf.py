@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 import utils
+from inference import averaging
 from utils import UserError
 
 # A label stays if its probability reaches a threshold at some pixel: first in the network's map, then after each
@@ -32,6 +33,7 @@ from utils import UserError
 # that falls with their square changes less than 0.1 %, one that falls with their number up to 0.6 %.
 THRESHOLD, OF_LABELS = 0.03, 21
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+MAX_SIDE = 2048  # pixels of an image; time and memory grow with their number
 LEAST_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax
 
 
@@ -71,9 +73,16 @@ def check_installed(user):
 
 
 def refine(image, probabilities, parameters=DEFAULTS):
-    """Mean-field inference in a fully connected CRF over the pixels of one image, uint8 RGB [H, W, 3]. `probabilities`
-    are the network's softmax, float32 [H, W, C]. Returns the most probable class of each pixel, uint8 [H, W]."""
-    return _refine_few(image, *_take_probable(probabilities), parameters)
+    """Mean-field inference in a fully connected CRF over the pixels of one image, uint8 RGB [H, W, 3], of which a large
+    one is scaled down to MAX_SIDE. `probabilities` are the network's softmax, float32 [H, W, C]. Returns the most
+    probable class of each pixel, uint8 [H, W]."""
+    seen, probabilities = _shrink(image, probabilities)
+    return averaging.resize_labels(_refine_few(seen, *_take_probable(probabilities), parameters), image.shape[:2])
+
+
+def _shrink(image, probabilities):
+    seen = averaging.shrink(image, MAX_SIDE)
+    return seen, averaging.resize_probabilities(probabilities, seen.shape[:2])
 
 
 def _take_probable(probabilities):
@@ -182,13 +191,13 @@ def refine_in(pool, predictions, limit, parameters=DEFAULTS):
 
     def finish_first():
         example, plain, refined = waiting.popleft()
-        return example, {'plain': plain, 'crf': refined.result()}
+        return example, {'plain': plain, 'crf': averaging.resize_labels(refined.result(), plain.shape)}
 
     try:
         for example, probabilities in predictions:
             few, labels, threshold = _take_probable(probabilities)
             plain = labels[few.argmax(axis=-1)]  # a label that was left out is nowhere the most probable one
-            refined = pool.submit(_refine_few, example['image'], few, labels, threshold, parameters)
+            refined = pool.submit(_refine_few, *_shrink(example['image'], few), labels, threshold, parameters)
             waiting.append((example, plain, refined))
             if len(waiting) >= limit:
                 yield finish_first()

@@ -62,7 +62,7 @@ def describe(num_gpus=1):
     else:
         hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
         devices = f'the CPU, {os.cpu_count()} cores' + (
-            f'; CUDA_VISIBLE_DEVICES={hidden} hides GPUs' if hidden is not None else
+            f'; CUDA_VISIBLE_DEVICES={hidden} hides GPUs' if hidden in ('', '-1') else
             '; warning: nvidia-smi works, but TensorFlow cannot use the GPU, because CUDA libraries are missing or the '
             f'driver is too old: {INSTALL}, or update the driver' if has_driver() else '')
     return f'TensorFlow {tf.__version__} computes on {devices}'

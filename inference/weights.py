@@ -32,7 +32,8 @@ def find_checkpoint(path):
         checkpoint = state.model_checkpoint_path if state else None
     check_path(checkpoint or path)
     if checkpoint is None or not tf.train.checkpoint_exists(checkpoint):
-        raise UserError(f'{path}: no checkpoint there; give its name without .index or .data-00000-of-00001')
+        raise UserError(f'{path}: no checkpoint there; give the folder of a run (best/ comes of --eval_steps), or a '
+                        'checkpoint without .index or .data-00000-of-00001')
     read_shapes(checkpoint)
     return checkpoint
 

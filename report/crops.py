@@ -1,10 +1,10 @@
 """Training crops on the results page: what the network gets, after augmentation, and the same under its labels."""
 import os
 
-import cv2
 import numpy as np
 
 import utils
+from inference import averaging
 
 NUM_CROPS = 16
 COLUMNS = 4
@@ -17,13 +17,8 @@ def write_crops(folder, examples, class_set):
     label [H, W], 255 = void)."""
     overlays = [utils.overlay(image, label, class_set.palette, class_set.has_background) for image, label in examples]
     for name, pictures in (('img', [image for image, _ in examples]), ('overlay', overlays)):
-        utils.save_image(os.path.join(folder, f'crops_{name}.jpg'), draw_sheet(list(map(shrink, pictures))))
-
-
-def shrink(picture):
-    """A picture, uint8 [H, W, 3], whose longer side is at most MAX_SIDE."""
-    scale = MAX_SIDE / max(picture.shape)
-    return picture if scale >= 1 else cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        sheet = draw_sheet([averaging.shrink(picture, MAX_SIDE) for picture in pictures])
+        utils.save_image(os.path.join(folder, f'crops_{name}.jpg'), sheet)
 
 
 def draw_sheet(pictures):

@@ -140,7 +140,7 @@ def test_a_large_photo_is_scaled_for_the_network_and_its_classes_back(wild, netw
     photo = draw_photo(90, 160)
     Image.fromarray(photo).save(tmp_path / 'a.png')
     assert run(wild, [tmp_path / 'a.png'], tmp_path / 'out', '--crf', '--max_side', 40) is None
-    seen = predict.shrink(photo, 40)
+    seen = averaging.shrink(photo, 40)
     assert seen.shape == (22, 40, 3)
     probabilities = network(seen)
     np.testing.assert_array_equal(read_labels(tmp_path / 'out' / 'a.png'), enlarge_by_opencv(probabilities, 90, 160))
@@ -233,7 +233,12 @@ def test_scales_and_mirrors_are_of_the_photo_within_max_side(wild, network, tmp_
 @pytest.mark.parametrize('size, expected', [((40, 20000), (4, 2048)), ((1, 65535), (1, 2048)), ((4096, 3), (2048, 2)),
                                             ((2048, 2048), (2048, 2048)), ((1, 1), (1, 1))])
 def test_shrink_keeps_a_pixel(size, expected):
-    assert predict.shrink(np.zeros((*size, 3), np.uint8), 2048).shape == (*expected, 3)
+    assert averaging.shrink(np.zeros((*size, 3), np.uint8), 2048).shape == (*expected, 3)
+
+
+def test_windows_that_do_not_advance_are_a_mistake(trained):
+    with pytest.raises(ValueError, match='^overlap 128: must be at least 32 below tile 128$'):
+        predict.Segmenter(trained / 'train', tile=128)
 
 
 def test_a_photo_in_tiles(wild, network, tmp_path):
@@ -266,7 +271,7 @@ def test_tiles_differ_from_one_pass_only_near_their_edges(border, wild, tmp_path
 def test_the_crf_sees_a_large_photo_scaled_down(monkeypatch):
     photo, halves = draw_photo(40, 100), np.zeros((40, 100, 2), np.float32)
     halves[:, :30, 0] = halves[:, 30:, 1] = 1
-    monkeypatch.setattr(predict, 'CRF_SIDE', 50)
+    monkeypatch.setattr(crf, 'MAX_SIDE', 50)
     maps = predict.predict(SimpleNamespace(strips=lambda _: [(0, halves[:7]), (7, halves[7:])]), photo, None,
                            crf.DEFAULTS)
     expected = crf.refine(photo.reshape(20, 2, 50, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8), halves[::2, ::2])
@@ -398,7 +403,7 @@ def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('argv, code, message', [
     ([], 2, 'one of the arguments --images and --export is required'),
     (['--images', 'a.jpg', '--max_side', '0'], 2, 'argument --max_side: 0 is not a number from 1 up'),
-    (['--images', 'a.jpg', '--tile', '99', '--overlap', '68'], 2, '--overlap 68: must be at least 32 below --tile 99'),
+    (['--images', 'a.jpg', '--tile', '99', '--overlap', '68'], 2, '--overlap 68: must be at least 32 below tile 99'),
     (['--images', 'gone.jpg'], 1, '--images: no photo found (gone.jpg: no such file or folder)'),
     (['--checkpoint_path', 'no.ckpt', '--images', 'a.jpg'], 1, 'no.ckpt: no checkpoint there'),
 ])

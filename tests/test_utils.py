@@ -125,9 +125,12 @@ def test_bad_flags_are_one_line(argv, expected, capsys):
     ('raise utils.UserError("a.png: no such file")', 1, '-c: error: a.png: no such file\n'),
     ('open("/no/such/file")', 1, '-c: error: /no/such/file: No such file or directory\n'),
     ('raise KeyboardInterrupt', 130, ''),
+    ('try:\n        signal.raise_signal(2)\n    finally:\n        print("removed", file=utils.sys.stderr)', 130,
+     'removed\n'),
 ])
 def test_run_program_ends_with_one_line_and_a_code(body, code, line):
-    program = f'import utils\ndef main():\n    {body}\nutils.run_program(main)'
+    program = (f'import signal, utils\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n'  # as import_tensorflow does
+               f'def main():\n    {body}\nutils.run_program(main)')
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                           cwd=os.path.dirname(utils.__file__))
     assert (done.returncode, done.stderr) == (code, line)

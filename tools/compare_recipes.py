@@ -124,8 +124,7 @@ def parse_args(argv=None):
     parser.add_argument('--data_dir', required=True, help="the data set, a folder in VOC's layout")
     parser.add_argument('--classes', help="names of its classes, one a line; VOC's by default")
     parser.add_argument('--checkpoint_path', help='what each run starts from, see train.py')
-    parser.add_argument('--output_dir', default='out/compare', help='folder for records and runs')
-    parser.add_argument('--results_dir', default='results/compare', help='folder for STUDY.md and STUDY.png')
+    parser.add_argument('--output_dir', default='out/compare', help='folder for records, runs, STUDY.md and STUDY.png')
     parser.add_argument('--jobs', type=utils.positive_int, default=1,
                         help='runs at the same time; a large GPU has room for several')
     parser.add_argument('--num_gpus', type=utils.positive_int, default=1,
@@ -141,8 +140,7 @@ def main(argv=None):
     study = STUDIES[args.study]
     lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path, args.num_gpus)
     lab.convert(args.data_dir, args.classes)
-    stem, rows = os.path.join(args.results_dir, args.study), []
-    os.makedirs(args.results_dir, exist_ok=True)
+    stem, rows = lab.folder, []
     if args.jobs > 1:
         lab.work_ahead(args.jobs)
     for name, flags in study.runs.items():
@@ -156,7 +154,7 @@ def main(argv=None):
         rows += [on_all, lab.score_again(on_all, 'searched CRF', *parameters),
                  lab.score_again(on_all, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
     write_page(lab, rows, stem, args.jobs)
-    print(f'table and curves in {args.results_dir}')
+    print(f'table and curves: {stem}.md')
 
 
 def split_films(ids):

@@ -107,7 +107,8 @@ def transfer(published, partial):
             return request_rest(published, partial, before)
         except BROKEN as error:
             cause = re.search('Connection refused|Name or service not known|Temporary failure in name resolution|'
-                              'timed out|answered [0-9]+', str(error))
+                              'Network is unreachable|Unable to connect to proxy|certificate verify failed|timed out|'
+                              'answered [0-9]+', str(error))
             reason = cause[0] if cause else 'the connection broke off'
         except (requests.RequestException, ValueError) as error:  # not a URL, say
             raise UnreachableError(f'{published.url}: {utils.find_reason(error)}; name another address') from None

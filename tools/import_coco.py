@@ -10,6 +10,7 @@ overlap is on top. The format: https://cocodataset.org/#format-data.
 import contextlib
 import glob
 import os
+import re
 import shutil
 import sys
 
@@ -66,11 +67,18 @@ def read_coco(path):
 
 
 def find_classes(coco):
-    """The ClassSet of a COCO's categories, and the class of each category id, dict of int to int. Categories of one
-    name are one class; one called background is the background. ValueError if they cannot be classes."""
-    categories = [coco.cats[number] for number in sorted(coco.cats)]
-    names = list(dict.fromkeys(['background', *(each['name'] for each in categories)]))
-    return classes.check_class_set(names), {each['id']: names.index(each['name']) for each in categories}
+    """The ClassSet of a COCO's categories, and the label of each category id, dict of int to int. Categories of one
+    name are one class; one called background is the background, one called void or ignore is void. ValueError if they
+    cannot be classes, UserError if a file of names cannot hold one."""
+    names = {number: coco.cats[number]['name'] for number in sorted(coco.cats)}
+    names = {number: 'background' if name.lower().strip('_') == 'background' else name
+             for number, name in names.items() if name.lower() not in classes.VOID_NAMES}
+    class_set = classes.check_class_set(list(dict.fromkeys(['background', *names.values()])))
+    for name, line in zip(class_set.names, classes.as_text(class_set).splitlines()):
+        if not re.fullmatch(classes.LIST, line):
+            raise UserError(f'the category {name!r} cannot be in a list of names; rename it in the JSON file')
+    return class_set, {number: class_set.names.index(names[number]) if number in names else classes.IGNORE_LABEL
+                       for number in coco.cats}
 
 
 def find_images(coco, folder):
@@ -127,7 +135,7 @@ def copy_image(path, copy):
     if os.path.exists(copy):  # of an interrupted run
         os.remove(copy)
     try:
-        os.link(path, copy)
+        os.link(os.path.realpath(path), copy)
     except OSError:
         shutil.copyfile(path, copy)
 

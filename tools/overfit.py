@@ -19,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 import train
 import utils
-from datasets import records
+from datasets import classes, records
 from report import page
 
 
@@ -40,19 +40,22 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    train_dir, record = (os.path.join(args.output_dir, name) for name in ('train', 'few.record'))
-    if tf.train.latest_checkpoint(train_dir):
-        raise utils.UserError(f'--output_dir {args.output_dir}: holds a run already; remove it or give another folder')
+    train_dir, record, names = (os.path.join(args.output_dir, name) for name in ('train', 'few.record', 'classes.txt'))
     held = records.count_examples(args.dataset)
     if held < args.num_images:
         raise utils.UserError(f'--num_images {args.num_images}: {args.dataset} holds only {held}')
+    examples = list(itertools.islice(tf.io.tf_record_iterator(args.dataset), args.num_images))
+    if tf.train.latest_checkpoint(train_dir) and list(tf.io.tf_record_iterator(record)) != examples:
+        raise utils.UserError(f'--output_dir {args.output_dir}: holds a run on other images; remove it or give another '
+                              'folder')
     os.makedirs(args.output_dir, exist_ok=True)
+    utils.save_text(names, classes.as_text(classes.of_record(args.dataset)))
     with records.open_writer(record) as writer:
-        for example in itertools.islice(tf.io.tf_record_iterator(args.dataset), args.num_images):
+        for example in examples:
             writer.write(example)
 
     own = {name: value for name, value in vars(args).items() if name not in ('dataset', 'num_images')}
-    flags = {**own, 'dataset_train': record, 'dataset_val': record, 'batch_size': args.num_images,
+    flags = {**own, 'dataset_train': record, 'dataset_val': record, 'classes': names, 'batch_size': args.num_images,
              'save_steps': args.eval_steps, 'val_steps': args.eval_steps}
     train.main([f'--{name}={value}' for name, value in flags.items() if value is not None])
     score = page.read_table(os.path.join(train_dir, 'eval.csv'))[-1]['mean_iou']

@@ -98,7 +98,7 @@ def main(argv=None):
 
 def read_names(record):
     """The image/filename of each example of a record, list of str; UserError if it is damaged."""
-    records.count_examples(record, whole=True)
+    records.count_examples(record)
     examples = map(tf.train.Example.FromString, tf.io.tf_record_iterator(record))
     return [example.features.feature['image/filename'].bytes_list.value[0].decode(errors='replace')
             for example in examples]

@@ -28,13 +28,14 @@ TRUNK_NOTE = ("; it holds the convolutions only: fc6 and fc7 start at random. Th
 
 
 def find_start(path, output_dir):
-    """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none).
-    Without the flag, vgg_16.ckpt of the working folder is taken if output_dir holds no run; this is printed. Raises
-    UserError if the checkpoint is missing or damaged."""
+    """The checkpoint that a new run starts from, str; None for a random start (--checkpoint_path none), and if
+    output_dir holds a run, which resumes. Without the flag, vgg_16.ckpt of the working folder is taken, which is
+    printed. Raises UserError if the checkpoint is missing or damaged."""
+    if path == 'none' or os.path.exists(os.path.join(output_dir, 'train', 'checkpoint')):
+        return None
     if path:
-        return None if path == 'none' else weights.find_checkpoint(path)
-    if (os.path.exists(os.path.join(output_dir, 'train', 'checkpoint'))
-            or not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index')))):
+        return weights.find_checkpoint(path)
+    if not any(map(os.path.isfile, (DEFAULT_START, f'{DEFAULT_START}.index'))):
         return None
     weights.read_shapes(DEFAULT_START)
     print(f'{DEFAULT_START} in this folder is used; --checkpoint_path none starts at random')
@@ -126,8 +127,10 @@ def restore_fcn(session, checkpoint):
         kernel = variables[name.replace('scale_', 'conv_') + '/weights']
         kernel.load(session.run(kernel * (variables[name] / scale)), session)
         variables[name].load(scale, session)
-    skips = [pool for pool in ('pool4', 'pool3') if any(pool in name for name in new)]
-    print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if new else ''))
+    skips, left_out = ([pool for pool in ('pool4', 'pool3') if any(f'/conv_{pool}/' in name for name in names)]
+                       for names in (new, known.keys() - variables.keys()))
+    print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if skips else '')
+          + (f'; its scores of {" and ".join(left_out)} are left out: --model has none' if left_out else ''))
 
 
 def find_resume(train_dir):

@@ -21,7 +21,7 @@ def read_data(dataset_train, dataset_val, classes_file, class_weights, complete_
     names. Raises UserError if a record is damaged, they are of other classes, the training masks lack a second class,
     or the counts for the class weights are missing."""
     num_examples = count_examples(dataset_train, whole=complete_images)
-    num_val_examples = count_examples(dataset_val, whole=True)
+    num_val_examples = count_examples(dataset_val)
     class_set = classes.of_record(dataset_train, classes_file)
     val_classes = classes.of_record(dataset_val, classes_file)
     classes.check_same(class_set, classes.name_record(dataset_train), val_classes, classes.name_record(dataset_val))

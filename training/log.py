@@ -71,8 +71,8 @@ class ValidationLog:
     ProcessPoolExecutor of one process; `output_dir` is OUT."""
 
     MAX_PENDING = 2  # jobs, so that probabilities do not pile up in memory
-    KILLED = ('the process that draws validation pictures was killed, perhaps because memory ran out; start again: '
-              'training resumes at the last checkpoint')
+    KILLED = ('the process that draws validation pictures was killed, perhaps because memory ran out; start again, and '
+              'if this comes back, with --val_steps 0: training resumes at the last checkpoint')
 
     def __init__(self, output_dir, class_set, crf_parameters, pool, writer):
         self.output_dir, self.eval_dir = output_dir, os.path.join(output_dir, 'eval')

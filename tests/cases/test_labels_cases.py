@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import convert_fcn_dataset as convert
-from datasets import voc
+from datasets import classes, voc
 from utils import UserError
 
 SIZES = ((40, 56), (48, 40), (33, 64), (64, 64), (50, 50))  # height, width of the images a, b, c, d, e
@@ -95,6 +95,38 @@ def test_cvat_segmentation_mask(tmp_path, ending):
     (tmp_path / 'JPEGImages').symlink_to(photos)
     assert_masks(run(tmp_path, *flags))
     assert [path.name for path in lists.iterdir()] == ['default.txt']
+
+
+def test_cvat_sorts_its_labels_and_keeps_folders(tmp_path):
+    """The background becomes class 0. An image without annotations is in the list, but has no mask."""
+    colours = CVAT_COLOURS[[1, 0, 2]].tolist()
+    (tmp_path / 'labelmap.txt').write_text('# label:color_rgb:parts:actions\n' + ''.join(
+        f'{name}:{",".join(map(str, colour))}::\n' for name, colour in zip(('Car', 'background', 'tree'), colours)))
+    assert classes.read_classes(str(tmp_path / 'labelmap.txt')).names == ('background', 'Car', 'tree')
+    for number, name in enumerate('abcde'):
+        save_image(tmp_path / 'JPEGImages' / 'film' / f'{name}.jpg', number)
+        path = tmp_path / 'SegmentationClass' / 'film' / f'{name}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(CVAT_COLOURS[draw(number)[1]]).save(path)
+    save_image(tmp_path / 'JPEGImages' / 'film' / 'empty.jpg', 0)
+    lists = tmp_path / 'ImageSets' / 'Segmentation'
+    lists.mkdir(parents=True)
+    (lists / 'default.txt').write_text(''.join(f'film/{name}\n' for name in (*'abcde', 'empty')))
+    flags = ['--classes', str(tmp_path / 'labelmap.txt'), '--train_split', 'default', '--val_fraction', '0.4']
+    with pytest.raises(UserError, match='1 of 6 images cannot be used: mend them or pass --skip_bad'):
+        run(tmp_path, *flags)
+    found = [{name.removeprefix('film/'): label for name, label in of_split.items()}
+             for of_split in run(tmp_path, *flags, '--skip_bad')]
+    assert_masks(found)
+
+
+def test_the_val_masks_of_one_list_are_in_the_train_folder(tmp_path):
+    for number, name in enumerate('abcde'):
+        save_image(tmp_path / 'JPEGImages' / f'{name}.jpg', number)
+        save_palette(tmp_path / 'masks' / f'{name}.png', draw(number)[1])
+    (tmp_path / 'names.txt').write_text('_background_\npotted plant\ntv/monitor')
+    assert_masks(run(tmp_path, '--classes', str(tmp_path / 'names.txt'), '--val_fraction', '0.4', '--train_label_dir',
+                     'masks'))
 
 
 def make_roboflow(root, folders):

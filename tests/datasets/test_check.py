@@ -189,6 +189,13 @@ def test_faults_of_a_list_that_is_both_count_once(voc, capfd):
     assert sum(line.startswith('fault: ') for line in lines) == 1
 
 
+def test_small_images_are_those_after_scaling(voc, capfd):
+    error, _, report = check(voc, capfd, '--scale', '0.4')
+    notes = [note['message'] for note in report['notes'] if note['kind'] == 'small image']
+    assert error is None and notes[0].startswith('train.txt: 12 images are smaller than 32 pixels on a side')
+    assert report['train']['largest']['width'] == 32 and report['train']['largest']['height'] == 26
+
+
 def test_a_pair_with_two_faults_has_two(voc, capfd):
     image_of(voc, 0).unlink()
     mask_of(voc, 0).unlink()

@@ -13,7 +13,7 @@ from lives import PATIENCE
 from pydensecrf import densecrf
 from pydensecrf.utils import unary_from_softmax
 
-from inference import crf
+from inference import averaging, crf
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +157,16 @@ def test_refine_all_refines_in_order_with_few_images_in_memory():
         np.testing.assert_array_equal(maps['crf'], crf.refine(example['image'], probabilities))
         np.testing.assert_array_equal(maps['plain'], probabilities.argmax(axis=-1))
         assert maps['crf'].dtype == maps['plain'].dtype == np.uint8
+
+
+def test_large_images_are_refined_at_a_smaller_size_and_enlarged(monkeypatch):
+    monkeypatch.setattr(crf, 'MAX_SIDE', 8)
+    [(example, probabilities)] = random_predictions(1)
+    [(_, maps)] = crf.refine_all([(example, probabilities)])
+    np.testing.assert_array_equal(maps['plain'], probabilities.argmax(axis=-1))
+    np.testing.assert_array_equal(maps['crf'], crf.refine(example['image'], probabilities))
+    small = crf.refine(averaging.shrink(example['image'], 8), averaging.resize_probabilities(probabilities, (8, 6)))
+    np.testing.assert_array_equal(maps['crf'], averaging.resize_labels(small, (12, 9)))
 
 
 def test_a_killed_crf_process_is_one_line():

@@ -75,6 +75,13 @@ def test_g1_hidden_gpus_are_named(fake_nvidia_smi, monkeypatch, value):
     assert line.endswith(f'cores; CUDA_VISIBLE_DEVICES={value} hides GPUs') and 'warning' not in line
 
 
+def test_the_choice_of_a_gpu_hides_none(fake_nvidia_smi, monkeypatch):
+    fake_nvidia_smi(0)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    line = devices.describe()
+    assert 'hides' not in line and 'warning: nvidia-smi works, but TensorFlow cannot use the GPU' in line
+
+
 def test_g1_a_gpu_that_the_driver_does_not_know(fake_gpus, monkeypatch):
     fake_gpus(1)
     monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda _: {})

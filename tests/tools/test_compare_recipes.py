@@ -129,10 +129,10 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, jobs
     monkeypatch.setattr(subprocess, 'run', lambda command: calls.append(command) or subprocess.CompletedProcess(
         command, make_results(command) or 0))
     args = ['--study', 'drawn', '--data_dir', str(tmp_path / 'data'), '--output_dir', str(tmp_path / 'out'),
-            '--results_dir', str(tmp_path / 'results'), '--checkpoint_path', 'vgg_16.ckpt', '--jobs', str(jobs)]
+            '--checkpoint_path', 'vgg_16.ckpt', '--jobs', str(jobs)]
     compare_recipes.main(args)
 
-    page = (tmp_path / 'results' / 'drawn.md').read_text()
+    page = (tmp_path / 'out' / 'drawn.md').read_text()
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in page.splitlines() if line.startswith('| ')]
     # Images by batches of 2 and of 1. Minutes: 2 images at 0.05/s and 2 at 0.1/s; 1 and 3; 1 and 5.
     # The frequent classes are background, bicycle and tvmonitor, which no image has: 0.9, 0.5 and 0; with CRF 0.8.
@@ -148,7 +148,7 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, jobs
         ('second_on_all: searched CRF, three scales and mirrored', ['6', '6', '', '', '41.0', '46.7', '44.0', '56.7'])]
     assert rows[6][1].endswith('second/crf_search/crf.json --scales 0.75,1,1.25 --flip`')
     assert rows[7] == ['second_on_all', 'IoU', 'IoU with CRF'] and rows[10] == ['bicycle', '50.0', '80.0']
-    assert '**second**' in page and np.prod(Image.open(tmp_path / 'results' / 'drawn.png').size) > 10 ** 5
+    assert '**second**' in page and np.prod(Image.open(tmp_path / 'out' / 'drawn.png').size) > 10 ** 5
     programs = [os.path.basename(call[1]) for call in calls]
     assert collections.Counter(programs) == {'convert_fcn_dataset.py': 2, 'train.py': 3, 'search_crf.py': 1,
                                              'evaluate.py': 8}
@@ -164,7 +164,7 @@ def test_a_study_trains_chooses_and_writes_the_table(tmp_path, monkeypatch, jobs
     assert records == ['fit/fcn_train.record', 'fit/fcn_train.record', 'train/fcn_train.record']
 
     compare_recipes.main(args)
-    assert len(calls) == 14 and (tmp_path / 'results' / 'drawn.md').read_text() == page
+    assert len(calls) == 14 and (tmp_path / 'out' / 'drawn.md').read_text() == page
 
 
 def test_a_program_that_fails_ends_the_study(tmp_path, monkeypatch):

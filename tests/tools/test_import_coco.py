@@ -107,6 +107,26 @@ def test_a_second_file_joins_if_its_classes_and_images_fit(coco, tmp_path):
 
 
 @needs_pycocotools
+def test_categories_of_background_and_void(coco, tmp_path):
+    names = ('_background_', 'Ignore', 'dog')
+    import_coco.main(coco([thing(1, [box(0, 0, 9, 9)], 1), thing(2, [box(20, 0, 9, 9)], 2),
+                           thing(3, [box(40, 0, 9, 9)], 3)],
+                          categories=[{'id': number, 'name': name} for number, name in enumerate(names, start=1)]))
+    assert classes.read_classes(str(tmp_path / 'voc' / 'class_names.txt')).names == ('background', 'dog')
+    assert read_mask(tmp_path, 'photo')[4, [4, 24, 44]].tolist() == [0, 255, 1]
+
+
+@needs_pycocotools
+def test_images_that_are_links_are_copied_as_files(coco, tmp_path):
+    photo = tmp_path / 'images' / 'photo.jpg'
+    photo.rename(tmp_path / 'elsewhere.jpg')
+    photo.symlink_to(tmp_path / 'elsewhere.jpg')
+    import_coco.main(coco([thing(1, [box(1, 1, 20, 20)], 18)]))
+    copy = tmp_path / 'voc' / 'JPEGImages' / 'photo.jpg'
+    assert not copy.is_symlink() and copy.read_bytes() == photo.read_bytes()
+
+
+@needs_pycocotools
 @pytest.mark.parametrize('annotations, more, said', [
     ([], {}, 'no images, no annotations'), ([{'id': 1}], {}, 'is not a COCO file of objects'),
     ([thing(1, [[1, 2, 3, 4, 'x', 6]], 18)], {}, 'annotation 1 of photo.jpg: cannot be drawn'),
@@ -118,6 +138,8 @@ def test_a_second_file_joins_if_its_classes_and_images_fit(coco, tmp_path):
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'categories': [{'id': 18}]}, 'name of the entry with id 18 is None'),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'height': '40'}]}, "height of the .* id 1 is '40'"),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'categories': [{'id': 18, 'name': 'a' * 99}]}, 'is not a name'),
+    ([thing(1, [box(1, 1, 5, 5)], 18)], {'categories': [{'id': 18, 'name': 'car, truck'}]},
+     "^the category 'car, truck' cannot be in a list of names; rename it"),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'file_name': 'gone.jpg'}]}, 'gone.jpg: is not a file'),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'file_name': '../coco.json'}]}, 'not a file in the'),
     ([thing(1, [box(1, 1, 5, 5)], 18)], {'images': [PHOTO | {'id': n} for n in (1, 2)]}, 'same name'),

@@ -153,6 +153,12 @@ def test_t14_a_random_start_needs_no_file(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ''
 
 
+def test_a_run_that_resumes_needs_its_start_no_more(tmp_path):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'train' / 'checkpoint').touch()
+    assert checkpoints.find_start('missing.ckpt', str(tmp_path)) is None
+
+
 @pytest.mark.parametrize('harm', [lambda path: path.write_bytes(b'<html>'), lambda path: os.truncate(path, 100)])
 def test_t14_a_damaged_file_is_named(small_runs, tmp_path, monkeypatch, harm):
     monkeypatch.chdir(tmp_path)
@@ -215,6 +221,13 @@ def test_a_finer_model_starts_as_the_coarser_one_has_ended(small_runs, tmp_path,
     for pool in skips.split(' and '):
         assert not variables[f'vgg_16/fc8/conv_{pool}/weights'].any()
     assert f'scores of {skips} start at zero' in capsys.readouterr().out
+
+
+def test_skips_that_the_coarser_model_lacks_are_named(small_runs, tmp_path, capsys):
+    path = str(tmp_path / 'model.ckpt-7')
+    write_checkpoint(Network(fc_channels=8), path)
+    run_network(Network('fcn_16s', fc_channels=8), start_from(path))
+    assert capsys.readouterr().out.endswith('model.ckpt-7; its scores of pool3 are left out: --model has none\n')
 
 
 def test_kernels_of_a_run_make_up_for_other_scales(small_runs, tmp_path):
