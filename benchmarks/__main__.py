@@ -7,7 +7,6 @@ Takes about half an hour on two cores. PyTorch is an opponent where it is instal
 bench` copies the page to results/.
 """
 import os
-import signal
 import sys
 import tempfile
 
@@ -28,12 +27,11 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the work folder is removed
     os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # for all processes: the comparison is on CPU cores
     output_dir = os.path.abspath(args.output_dir)
     log_dir = os.path.join(output_dir, 'logs')
     os.makedirs(log_dir, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='work-', dir=output_dir) as work_dir:
+    with utils.StopSignals(), tempfile.TemporaryDirectory(prefix='work-', dir=output_dir) as work_dir:
         data_dir = os.path.abspath(args.data_dir or os.path.join(work_dir, 'VOC'))
         shared = inputs.Inputs(data_dir, log_dir, work_dir, args.rounds)
         if not args.data_dir:
