@@ -304,8 +304,8 @@ def run_python(*arguments, env=None):
 def test_a_program_prints_no_notices_of_tensorflow():
     done = run_python('evaluate.py', '--checkpoint_path', 'missing')
     assert done.returncode == 1 and done.stdout.startswith('TensorFlow 2.21.0 computes on ')
-    assert done.stderr == ('evaluate.py: error: missing: no checkpoint there; give its name without .index or '
-                           '.data-00000-of-00001\n')
+    assert done.stderr == ('evaluate.py: error: missing: no checkpoint there; give the folder of a run (best/ comes of '
+                           '--eval_steps), or a checkpoint without .index or .data-00000-of-00001\n')
 
 
 def test_real_errors_pass_the_filter_even_in_a_crash(capfd):

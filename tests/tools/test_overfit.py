@@ -22,7 +22,8 @@ def test_overfit_scores_what_it_trains_on(record, tmp_path, capsys):
     assert 'Validation mean IoU over the steps: mean IoU 0.' in (tmp_path / 'index.html').read_text()
     with pytest.raises(utils.UserError, match='holds a run on other images'):
         overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '3'])
-    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5'])
+    overfit.main(['--dataset', record, '--output_dir', str(tmp_path), '--num_images', '2', '--max_steps', '5',
+                  '--fc_channels', '8'])
     assert 'nothing left to do' in capsys.readouterr().out
 
 
