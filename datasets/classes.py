@@ -109,7 +109,7 @@ def find_rows(lines):
         if len(rows) > 1 and all(rows[1:]):
             rows = [row.groupdict() for row in rows if row]
             # CVAT sorts by name; its masks are read by their colours, so that the background may come first.
-            return sorted(rows, key=lambda row: row['name'].lower() != 'background') if form == TABLES[0] else rows
+            return sorted(rows, key=lambda row: not is_background(row['name'])) if form == TABLES[0] else rows
     rows = [re.fullmatch(LIST, line) for line in lines]
     for line, row in zip(lines, rows):
         if row is None:
@@ -134,13 +134,18 @@ def arrange_rows(rows):
         if name.lower() in VOID_NAMES:  # labelme's value for __ignore__ is -1, stored as 255
             void.append((value if 0 <= value < 255 and name != '__ignore__' else None, colour))
         else:
-            found.append((value, 'background' if name.lower().strip('_') == 'background' else name, colour))
+            found.append((value, 'background' if is_background(name) else name, colour))
     found.sort(key=lambda each: each[0])
     class_set = check_class_set([name for _, name, _ in found], [colour for *_, colour in found], void)
     values = [value for value, _, _ in found]
     if values != np.flatnonzero(class_set.label_of_value < NO_CLASS).tolist():
         raise ValueError(f'has the values {str(values)[1:-1]}; give 0, 1, 2, ... without a gap')
     return class_set
+
+
+def is_background(name):
+    """Whether an annotation tool means the background by a class's name."""
+    return name.lower().strip('_') == 'background'
 
 
 def check_class_set(names, colours=None, void=()):

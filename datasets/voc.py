@@ -126,15 +126,16 @@ def divide_ids(ids, val_fraction):
 
 
 def list_files(folder, endings):
-    """The files of a folder and its subfolders that have one of the endings, in upper or lower case: dict of id, which
-    is the path in the folder without ending, to paths."""
+    """The files of a folder and its subfolders, without hidden ones, that have one of the endings, in upper or lower
+    case: dict of id, which is the path in the folder without ending, to paths."""
     found = collections.defaultdict(list)
     for place, folders, names in os.walk(folder):
-        folders.sort()
-        for path in (os.path.join(place, name) for name in sorted(names)):
-            stem, ending = os.path.splitext(os.path.relpath(path, folder))
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        within = os.path.join(place, '')[len(os.path.join(folder, '')):]  # '' or a subfolder, with / at its end
+        for name in sorted(names):
+            stem, ending = os.path.splitext(name)
             if ending.lower() in endings:
-                found[stem.replace(os.sep, '/')].append(path)
+                found[within + stem].append(os.path.join(place, name))
     return dict(found)
 
 

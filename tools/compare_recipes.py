@@ -140,12 +140,12 @@ def main(argv=None):
     study = STUDIES[args.study]
     lab = Lab(study, os.path.join(args.output_dir, args.study), args.checkpoint_path, args.num_gpus)
     lab.convert(args.data_dir, args.classes)
-    stem, rows = lab.folder, []
+    rows = []
     if args.jobs > 1:
         lab.work_ahead(args.jobs)
     for name, flags in study.runs.items():
         rows.append(lab.train_and_score(name, flags, study.images_seen))
-        write_page(lab, rows, stem, args.jobs)
+        write_page(lab, rows, args.jobs)
     best = find_best(rows)
     parameters = ['--crf_params', lab.search(best.name)]
     rows.append(lab.score_again(best, 'searched CRF', *parameters))
@@ -153,8 +153,8 @@ def main(argv=None):
         on_all = lab.train_and_score(f'{best.name}_on_all', best.flags, study.long_images, 'train')
         rows += [on_all, lab.score_again(on_all, 'searched CRF', *parameters),
                  lab.score_again(on_all, 'searched CRF, three scales and mirrored', *parameters, *AVERAGED)]
-    write_page(lab, rows, stem, args.jobs)
-    print(f'table and curves: {stem}.md')
+    write_page(lab, rows, args.jobs)
+    print(f'table and curves: {lab.folder}.md')
 
 
 def split_films(ids):
@@ -317,9 +317,9 @@ def format_classes(lab, row):
               for name, iou in metrics['per_class_iou'].items())]
 
 
-def write_page(lab, rows, stem, jobs):
-    """Writes STEM.md, a table of Rows, and STEM.png, the losses over the images seen."""
-    draw_losses(lab, rows, f'{stem}.png')
+def write_page(lab, rows, jobs):
+    """Writes STUDY.md, a table of Rows, and STUDY.png, the losses over the images seen."""
+    draw_losses(lab, rows, f'{lab.folder}.png')
     best = find_best(rows)
     shown = next((row for row in rows if row.minutes is not None and row.held_out is None), best)
     machine = f'{platform.platform()}, {os.cpu_count()} cores; {devices.describe()}'
@@ -329,9 +329,9 @@ def write_page(lab, rows, stem, jobs):
              f'size. Best on the held-out training images: **{best.name}**.', '',
              '| run | flags | steps | images seen | minutes | held out | val | val, frequent | val with CRF '
              '| val with CRF, frequent |', '|' + '---|' * 10, *map(format_row, rows),
-             *format_classes(lab, shown), '', f'![loss of the runs]({os.path.basename(stem)}.png)', '',
+             *format_classes(lab, shown), '', f'![loss of the runs]({os.path.basename(lab.folder)}.png)', '',
              'Commands:', '', *(f'    {command}' for command in dict.fromkeys(lab.commands))]
-    utils.save_text(f'{stem}.md', '\n'.join(lines) + '\n')
+    utils.save_text(f'{lab.folder}.md', '\n'.join(lines) + '\n')
 
 
 if __name__ == '__main__':

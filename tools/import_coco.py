@@ -70,9 +70,9 @@ def find_classes(coco):
     """The ClassSet of a COCO's categories, and the label of each category id, dict of int to int. Categories of one
     name are one class; one called background is the background, one called void or ignore is void. ValueError if they
     cannot be classes, UserError if a file of names cannot hold one."""
-    names = {number: coco.cats[number]['name'] for number in sorted(coco.cats)}
-    names = {number: 'background' if name.lower().strip('_') == 'background' else name
-             for number, name in names.items() if name.lower() not in classes.VOID_NAMES}
+    names = {number: 'background' if classes.is_background(name) else name
+             for number, name in sorted((number, category['name']) for number, category in coco.cats.items())
+             if name.lower() not in classes.VOID_NAMES}
     class_set = classes.check_class_set(list(dict.fromkeys(['background', *names.values()])))
     for name, line in zip(class_set.names, classes.as_text(class_set).splitlines()):
         if not re.fullmatch(classes.LIST, line):

@@ -45,7 +45,8 @@ def main(argv=None):
     if held < args.num_images:
         raise utils.UserError(f'--num_images {args.num_images}: {args.dataset} holds only {held}')
     examples = list(itertools.islice(tf.io.tf_record_iterator(args.dataset), args.num_images))
-    if tf.train.latest_checkpoint(train_dir) and list(tf.io.tf_record_iterator(record)) != examples:
+    known = list(tf.io.tf_record_iterator(record)) if os.path.exists(record) else []
+    if tf.train.latest_checkpoint(train_dir) and known != examples:
         raise utils.UserError(f'--output_dir {args.output_dir}: holds a run on other images; remove it or give another '
                               'folder')
     os.makedirs(args.output_dir, exist_ok=True)

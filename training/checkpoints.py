@@ -127,7 +127,7 @@ def restore_fcn(session, checkpoint):
         kernel = variables[name.replace('scale_', 'conv_') + '/weights']
         kernel.load(session.run(kernel * (variables[name] / scale)), session)
         variables[name].load(scale, session)
-    skips, left_out = ([pool for pool in ('pool4', 'pool3') if any(f'/conv_{pool}/' in name for name in names)]
+    skips, left_out = ([pool for pool in ('pool4', 'pool3') if f'vgg_16/fc8/conv_{pool}/weights' in names]
                        for names in (new, known.keys() - variables.keys()))
     print(f'network restored from {checkpoint}' + (f'; scores of {" and ".join(skips)} start at zero' if skips else '')
           + (f'; its scores of {" and ".join(left_out)} are left out: --model has none' if left_out else ''))

@@ -109,6 +109,7 @@ def test_cvat_sorts_its_labels_and_keeps_folders(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(CVAT_COLOURS[draw(number)[1]]).save(path)
     save_image(tmp_path / 'JPEGImages' / 'film' / 'empty.jpg', 0)
+    save_image(tmp_path / 'JPEGImages' / 'film' / '.thumbnails' / 'a.jpg', 0)
     lists = tmp_path / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True)
     (lists / 'default.txt').write_text(''.join(f'film/{name}\n' for name in (*'abcde', 'empty')))
@@ -124,6 +125,7 @@ def test_the_val_masks_of_one_list_are_in_the_train_folder(tmp_path):
     for number, name in enumerate('abcde'):
         save_image(tmp_path / 'JPEGImages' / f'{name}.jpg', number)
         save_palette(tmp_path / 'masks' / f'{name}.png', draw(number)[1])
+    save_palette(tmp_path / 'masks' / '.ipynb_checkpoints' / 'a-checkpoint.png', draw(0)[1])
     (tmp_path / 'names.txt').write_text('_background_\npotted plant\ntv/monitor')
     assert_masks(run(tmp_path, '--classes', str(tmp_path / 'names.txt'), '--val_fraction', '0.4', '--train_label_dir',
                      'masks'))

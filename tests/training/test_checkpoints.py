@@ -230,6 +230,12 @@ def test_skips_that_the_coarser_model_lacks_are_named(small_runs, tmp_path, caps
     assert capsys.readouterr().out.endswith('model.ckpt-7; its scores of pool3 are left out: --model has none\n')
 
 
+def test_the_optimisers_variables_of_a_run_are_no_skips_left_out(small_runs, record, tmp_path, capsys):
+    train.main(short_run(record, tmp_path / 'first', '--max_steps', 1))
+    train.main(short_run(record, tmp_path / 'second', '--max_steps', 1, '--checkpoint_path', tmp_path / 'first'))
+    assert f'network restored from {tmp_path}/first/train/model.ckpt-1\n' in capsys.readouterr().out
+
+
 def test_kernels_of_a_run_make_up_for_other_scales(small_runs, tmp_path):
     """Scores stay: the kernel of pool4 learned with 0.01 is a hundredth with 1."""
     path = str(tmp_path / 'model.ckpt-7')
